@@ -1,0 +1,30 @@
+"""Small helpers over trees of arrays."""
+
+import hashlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxrobust.types import PyTree
+
+
+def count(tree: PyTree) -> int:
+    """The number of scalars in a tree."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def all_finite(tree: PyTree) -> Array:
+    """bool[]: no leaf holds a NaN or an infinity."""
+    leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
+    return jnp.all(jnp.stack(leaves)) if leaves else jnp.asarray(True)
+
+
+def digest(tree: PyTree) -> str:
+    """sha256 over the bytes of every leaf, in tree order: equal iff bit-identical."""
+    sha = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        sha.update(jax.tree_util.keystr(path).encode())
+        sha.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
+    return sha.hexdigest()
