@@ -1,0 +1,99 @@
+"""Augmentation on the device: pixels in [0,1] in, pixels in [0,1] out.
+
+Every draw comes from a key of its own row, so a row's augmentation does not depend on the
+batch around it (CutMix draws its partner from the batch by nature).
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxrobust import losses, rng
+from jaxrobust.types import Batch
+
+Augment = Callable[[Array, Batch], Batch]
+
+
+def make_augment(
+    crop_pad: int,
+    flip: bool,
+    cutmix_alpha: float,
+    label_smoothing: float,
+    smoothing_scope: str,
+    num_classes: int,
+    num_original: int,
+) -> Augment:
+    """(key, Batch) -> Batch: pad-and-crop, flip, label smoothing, then CutMix.
+
+    `smoothing_scope` says whose labels are smoothed: "all" or "generated" (pool index >=
+    `num_original`). With neither smoothing nor CutMix the labels stay integers.
+    """
+
+    def augment(key: Array, batch: Batch) -> Batch:
+        row_keys = rng.per_example(key, batch.index)
+        to_crop, to_flip = rng.split_rows(row_keys)
+        image = batch.image
+        if crop_pad:
+            image = random_crop(to_crop, image, crop_pad)
+        if flip:
+            image = random_flip(to_flip, image)
+        batch = batch._replace(image=image)
+        if label_smoothing or cutmix_alpha:
+            smoothed = batch.index >= (
+                num_original if smoothing_scope == "generated" else 0
+            )
+            rate = label_smoothing * smoothed.astype(jnp.float32)
+            soft = losses.smooth_labels(batch.label, num_classes, rate)
+            batch = batch._replace(soft_label=soft)
+        if cutmix_alpha:
+            batch = cutmix(jax.random.fold_in(key, 1), batch, cutmix_alpha)
+        return batch
+
+    return augment
+
+
+def random_crop(keys: Array, image: Array, pad: int) -> Array:
+    """Zero-pad by `pad` pixels on each side, crop back to H x W at a random place."""
+    wide = jnp.pad(image, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+
+    def crop(key: Array, padded: Array) -> Array:
+        corner = jax.random.randint(key, (2,), 0, 2 * pad + 1)
+        return lax.dynamic_slice(padded, (corner[0], corner[1], 0), image.shape[1:])
+
+    return jax.vmap(crop)(keys, wide)
+
+
+def random_flip(keys: Array, image: Array) -> Array:
+    """Mirror left and right with probability one half."""
+    coin = jax.vmap(jax.random.bernoulli)(keys)[:, None, None, None]
+    return jnp.where(coin, image[:, :, ::-1], image)
+
+
+def cutmix(key: Array, batch: Batch, alpha: float) -> Batch:
+    """Paste a box of a partner image and mix the labels by its true area.
+
+    The share kept is lambda ~ Beta(alpha, alpha), one box for each row, partners by a
+    random permutation of the batch.
+
+    Ref: Yun et al., arXiv:1905.04899. Deviates: a box and a lambda for each row, where the
+    released code draws one for the whole batch.
+    """
+    assert batch.soft_label is not None
+    size, height, width, _ = batch.image.shape
+    to_lambda, to_center, to_partner = jax.random.split(key, 3)
+    cut = jnp.sqrt(1.0 - jax.random.beta(to_lambda, alpha, alpha, (size, 1)))
+    side = jnp.array([height, width])
+    center = jax.random.uniform(to_center, (size, 2)) * side
+    low = jnp.floor(jnp.clip(center - cut * side / 2, 0, side))
+    high = jnp.floor(jnp.clip(center + cut * side / 2, 0, side))
+    row, column = jnp.arange(height)[None, :], jnp.arange(width)[None, :]
+    in_rows = (row >= low[:, :1]) & (row < high[:, :1])
+    in_columns = (column >= low[:, 1:]) & (column < high[:, 1:])
+    box = in_rows[:, :, None] & in_columns[:, None, :]
+    partner = jax.random.permutation(to_partner, size)
+    pasted = jnp.mean(box, axis=(1, 2))[:, None]
+    image = jnp.where(box[..., None], batch.image[partner], batch.image)
+    soft = batch.soft_label * (1 - pasted) + batch.soft_label[partner] * pasted
+    return batch._replace(image=image, soft_label=soft)

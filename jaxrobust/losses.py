@@ -1,0 +1,63 @@
+"""Losses over logits, one number for each example; nothing here reduces over a batch."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jaxrobust.types import LossFn
+
+
+def cross_entropy(logits: Array, target: Array) -> Array:
+    """-sum_k p_k log softmax(z)_k, f32[B]; target i32[B] labels or f32[B,K] p."""
+    if target.ndim == 1:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, target)
+    return optax.softmax_cross_entropy(logits, target)
+
+
+def margin(logits: Array, target: Array) -> Array:
+    """max_{k != y} z_k - z_y, f32[B]: positive exactly where the image is misread.
+
+    Unclipped, so that its gradient does not vanish once an image is fooled.
+
+    Ref: Carlini and Wagner, arXiv:1608.04644, loss f_6 with no confidence floor.
+    """
+    own = jax.nn.one_hot(hard(target), logits.shape[-1], dtype=bool)
+    other = jnp.max(jnp.where(own, -jnp.inf, logits), axis=-1)
+    return other - jnp.sum(jnp.where(own, logits, 0.0), axis=-1)
+
+
+def kl_divergence(logits: Array, target: Array) -> Array:
+    """KL(p || softmax(z)) = sum_k p_k (log p_k - log softmax(z)_k), f32[B]; target p."""
+    log_q = jax.nn.log_softmax(logits)
+    return jnp.sum(jax.scipy.special.xlogy(target, target) - target * log_q, axis=-1)
+
+
+def boosted_cross_entropy(logits: Array, target: Array) -> Array:
+    """CE(z, y) - log(1 - max_{k != y} softmax(z)_k), f32[B].
+
+    Ref: Wang et al., Improving Adversarial Robustness Requires Revisiting Misclassified
+    Examples (ICLR 2020), eq. 9.
+    """
+    own = jax.nn.one_hot(hard(target), logits.shape[-1], dtype=bool)
+    other = jnp.max(jnp.where(own, 0.0, jax.nn.softmax(logits)), axis=-1)
+    return cross_entropy(logits, target) - jnp.log1p(-jnp.minimum(other, 1.0 - 1e-6))
+
+
+def hard(target: Array) -> Array:
+    """i32[B] labels of a target that may be a distribution f32[B,K]."""
+    return target if target.ndim == 1 else jnp.argmax(target, axis=-1)
+
+
+def smooth_labels(label: Array, num_classes: int, smoothing: Array) -> Array:
+    """(1 - s) onehot(y) + s / K, f32[B,K], with one s in [0,1] for each row, f32[B]."""
+    one_hot = jax.nn.one_hot(label, num_classes)
+    return one_hot + smoothing[:, None] * (1.0 / num_classes - one_hot)
+
+
+LOSSES: dict[str, LossFn] = {
+    "cross_entropy": cross_entropy,
+    "margin": margin,
+    "kl_divergence": kl_divergence,
+}
+"""Losses that an attack can be told to maximise, by name."""

@@ -1,0 +1,24 @@
+"""Reductions: the step and the evaluators average here and nowhere else."""
+
+import jax.numpy as jnp
+from jax import Array
+
+
+def weighted_mean(values: Array, weight: Array) -> Array:
+    """sum_i w_i v_i / sum_i w_i, f32[]; 0 where all weights are 0."""
+    total = jnp.sum(weight)
+    return jnp.sum(values * weight) / jnp.where(total > 0, total, 1.0)
+
+
+def correct(logits: Array, label: Array) -> Array:
+    """1.0 where the largest logit is the label's, f32[B]."""
+    return (jnp.argmax(logits, axis=-1) == label).astype(jnp.float32)
+
+
+def mean_and_std(values: list[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation over seeds; the latter 0 for one seed."""
+    count = len(values)
+    mean = sum(values) / count
+    if count == 1:
+        return mean, 0.0
+    return mean, (sum((v - mean) ** 2 for v in values) / (count - 1)) ** 0.5

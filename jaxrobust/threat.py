@@ -1,0 +1,99 @@
+"""What the adversary may do: the one place where eps is written."""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import Array
+
+from jaxrobust import rng
+from jaxrobust.errors import UserError, unknown_name
+
+NORMS = ("linf", "l2")
+_TINY = 1e-12
+
+
+@struct.dataclass
+class ThreatModel:
+    """The ball {x : ||x - image|| <= eps} within `bounds`, in [0,1] pixels.
+
+    `eps` is a leaf of the tree, so a compiled attack serves every radius; `norm` and
+    `bounds` are static.
+    """
+
+    eps: Array | float
+    norm: str = struct.field(pytree_node=False)
+    bounds: tuple[float, float] = struct.field(pytree_node=False, default=(0.0, 1.0))
+
+    def clip(self, x: Array) -> Array:
+        """Clip to the range of valid pixels."""
+        return jnp.clip(x, *self.bounds)
+
+    def project(self, x: Array, image: Array) -> Array:
+        """The nearest point of the ball, then of the box; shapes f32[B,H,W,C].
+
+        The box holds `image`, so the second step never leaves the ball.
+        """
+        delta = x - image
+        if self.norm == "linf":
+            return self.clip(image + jnp.clip(delta, -self.eps, self.eps))
+        size = _row_norm(delta)
+        return self.clip(image + delta * jnp.minimum(1.0, self.eps / (size + _TINY)))
+
+    def random_init(self, keys: Array, image: Array) -> Array:
+        """A uniform draw from the ball around each image, clipped to the box."""
+        if self.norm == "linf":
+            draw = lambda key: jax.random.uniform(key, image.shape[1:], minval=-1.0)
+            return self.clip(image + self.eps * jax.vmap(draw)(keys))
+        to_direction, to_radius = rng.split_rows(keys)
+        draw = lambda key: jax.random.normal(key, image.shape[1:])
+        direction = jax.vmap(draw)(to_direction)
+        uniform = jax.vmap(jax.random.uniform)(to_radius)[:, None, None, None]
+        radius = self.eps * uniform ** (1.0 / image[0].size)
+        return self.clip(image + radius * direction / (_row_norm(direction) + _TINY))
+
+    def steepest(self, gradient: Array) -> Array:
+        """The unit step that raises a linear loss most: sign(g) or g / ||g||_2."""
+        if self.norm == "linf":
+            return jnp.sign(gradient)
+        return gradient / (_row_norm(gradient) + _TINY)
+
+    def distance(self, x: Array, image: Array) -> Array:
+        """||x - image|| in the norm of the threat, f32[B]."""
+        delta = (x - image).reshape(len(image), -1)
+        if self.norm == "linf":
+            return jnp.max(jnp.abs(delta), axis=1)
+        return jnp.sqrt(jnp.sum(delta**2, axis=1))
+
+
+def make_threat(norm: str, eps: float) -> ThreatModel:
+    """A checked `ThreatModel` over pixels in [0,1].
+
+    Raises `UserError` for an unknown norm and for an eps in the wrong unit.
+    """
+    if norm not in NORMS:
+        raise unknown_name("norm", norm, NORMS)
+    if not eps >= 0:
+        raise UserError(f"threat.eps must be >= 0, not {eps}")
+    if norm == "linf" and eps > 1:
+        raise UserError(
+            f"threat.eps = {eps:g} looks like 8-bit units: images are in [0,1], "
+            f"so write {eps:g} / 255 = {eps / 255:.6f}"
+        )
+    if norm == "l2" and eps > 60:
+        raise UserError(
+            f"threat.eps = {eps:g} looks like 8-bit units: images are in [0,1], "
+            f"so the usual CIFAR-10 radius is 0.5, written 128 / 255"
+        )
+    return ThreatModel(eps=float(eps), norm=norm)
+
+
+def format_eps(threat: ThreatModel) -> str:
+    """eps as people of the field write it, e.g. `8/255` or `0.15`."""
+    in_255 = float(threat.eps) * 255
+    if threat.norm == "linf" and abs(in_255 - round(in_255)) < 1e-3:
+        return f"{round(in_255)}/255"
+    return f"{float(threat.eps):.4g}"
+
+
+def _row_norm(x: Array) -> Array:
+    return jnp.sqrt(jnp.sum(x**2, axis=(1, 2, 3), keepdims=True))
