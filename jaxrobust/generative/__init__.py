@@ -1,0 +1,1 @@
+"""Generative models of images: schedules, denoisers, training, sampling, quality."""

@@ -1,0 +1,90 @@
+"""Cheap, honest checks of a generated pool: is it right, is it useful, is it new?
+
+Distances are Euclidean, in [0,1] pixels: meant for small images, where nearest
+neighbours in pixel space still mean something.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+BLOCK = 256
+"""Queries a block: bounds memory at BLOCK x reference distances."""
+
+
+def nearest(query: np.ndarray, reference: np.ndarray, k: int) -> tuple:
+    """The k nearest of `reference` for every row of `query`, nearest first.
+
+    `||a - b||^2 = ||a||^2 - 2 a.b + ||b||^2`; query [N,H,W,C], reference [M,H,W,C]
+    -> (distance f32[N,k], position i32[N,k]).
+    """
+    k = min(k, len(reference))
+    padding = -len(query) % BLOCK
+    rows = jnp.asarray(query, jnp.float32).reshape(len(query), -1)
+    rows = jnp.pad(rows, ((0, padding), (0, 0)))
+    known = jnp.asarray(reference, jnp.float32).reshape(len(reference), -1)
+    squared, position = _nearest(rows, known, k)
+    distance = np.sqrt(np.maximum(np.asarray(squared), 0.0))
+    return distance[: len(query)], np.asarray(position)[: len(query)]
+
+
+def knn_predict(
+    query: np.ndarray, reference: np.ndarray, label: np.ndarray, k: int
+) -> np.ndarray:
+    """The commonest label among the k nearest, the nearest one's where votes tie."""
+    _, position = nearest(query, reference, k)
+    votes = np.asarray(label)[position]
+    counts = (votes[:, :, None] == votes[:, None, :]).sum(axis=2)
+    return votes[np.arange(len(votes)), counts.argmax(axis=1)]
+
+
+def pool_quality(
+    generated: tuple[np.ndarray, np.ndarray],
+    train: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    k: int,
+) -> dict[str, float]:
+    """A flat dict about a generated pool; each argument is (image in [0,1], label).
+
+    `label_agreement`: share of generated images whose label a k-NN on train confirms.
+    `knn_generated_acc`, `knn_train_acc`: accuracy on test of a k-NN on generated, on
+    train. `nn_generated_train`, `nn_test_train`: mean distance to the nearest training
+    image; `memorisation_ratio` is their quotient, 1 where generated images are as new
+    as test images and 0 where they are copies. `copy_share`: share of generated images
+    nearer to a training image than 99% of test images are. `nn_generated_test_min`: the
+    smallest distance to a test image, 0 if one leaked.
+    """
+    near_generated, _ = nearest(generated[0], train[0], 1)
+    near_test, _ = nearest(test[0], train[0], 1)
+    near_leak, _ = nearest(generated[0], test[0], 1)
+    confirmed = knn_predict(generated[0], *train, k) == generated[1]
+    return {
+        "label_agreement": float(np.mean(confirmed)),
+        "knn_generated_acc": _accuracy(test, generated, k),
+        "knn_train_acc": _accuracy(test, train, k),
+        "nn_generated_train": float(near_generated.mean()),
+        "nn_test_train": float(near_test.mean()),
+        "memorisation_ratio": float(near_generated.mean() / near_test.mean()),
+        "copy_share": float(np.mean(near_generated < np.quantile(near_test, 0.01))),
+        "nn_generated_test_min": float(near_leak.min()),
+    }
+
+
+def _accuracy(test: tuple, known: tuple, k: int) -> float:
+    return float(np.mean(knn_predict(test[0], *known, k) == test[1]))
+
+
+@partial(jax.jit, static_argnames="k")
+def _nearest(rows: Array, known: Array, k: int) -> tuple[Array, Array]:
+    norms = jnp.sum(known**2, axis=1)
+
+    def block(query: Array) -> tuple[Array, Array]:
+        square = jnp.sum(query**2, axis=1)[:, None] + norms[None, :]
+        negative, position = lax.top_k(2.0 * query @ known.T - square, k)
+        return -negative, position
+
+    squared, position = lax.map(block, rows.reshape(-1, BLOCK, rows.shape[1]))
+    return squared.reshape(-1, k), position.reshape(-1, k)
