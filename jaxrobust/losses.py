@@ -33,6 +33,12 @@ def kl_divergence(logits: Array, target: Array) -> Array:
     return jnp.sum(jax.scipy.special.xlogy(target, target) - target * log_q, axis=-1)
 
 
+def kl_between(clean_logits: Array, adv_logits: Array) -> Array:
+    """KL(softmax(z) || softmax(z')), f32[B], differentiable in both arguments."""
+    log_p, log_q = jax.nn.log_softmax(clean_logits), jax.nn.log_softmax(adv_logits)
+    return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+
+
 def boosted_cross_entropy(logits: Array, target: Array) -> Array:
     """CE(z, y) - log(1 - max_{k != y} softmax(z)_k), f32[B].
 

@@ -1,0 +1,105 @@
+"""Checkpoints that survive kill -9: written whole or not at all, newest readable one wins."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from jaxrobust.errors import UserError
+from jaxrobust.types import TrainState
+
+logger = logging.getLogger(__name__)
+METRIC = "metric"
+
+
+class Checkpointer:
+    """Checkpoints of one training stage: the two newest and the best by validation.
+
+    Keeping "the best n" alone would delete the newest, and a resume would lose work.
+    """
+
+    def __init__(self, directory: Path):
+        managers = ocp.checkpoint_managers
+        best = lambda metrics: metrics[METRIC]
+        policy = managers.AnyPreservationPolicy(
+            [
+                managers.LatestN(2),
+                managers.BestN(
+                    get_metric_fn=best, n=1, keep_checkpoints_without_metrics=False
+                ),
+            ]
+        )
+        self.directory = directory
+        self._manager = ocp.CheckpointManager(
+            directory.absolute(),
+            options=ocp.CheckpointManagerOptions(
+                best_fn=best, best_mode="max", preservation_policy=policy
+            ),
+        )
+
+    def save(
+        self, step: int, state: TrainState, host: dict[str, Any], metric: float | None
+    ) -> None:
+        """Start writing; `host` is JSON beside the arrays, `metric` the validation score."""
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state), host=ocp.args.JsonSave(host)
+            ),
+            metrics=None if metric is None else {METRIC: metric},
+        )
+
+    def restore_latest(self, like: TrainState) -> tuple[TrainState, dict] | None:
+        """The newest readable checkpoint, or None where there is none at all.
+
+        A damaged one is passed over with a warning. Raises `UserError` if not one of them
+        can be read into the shapes of `like`.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        reason = ""
+        for step in steps:
+            try:
+                return self._restore(step, like)
+            except Exception as error:  # noqa: BLE001 - orbax raises many types
+                reason = str(error).strip().splitlines()[0][:200]
+                logger.warning(
+                    "checkpoint %s/%d cannot be read (%s): falling back",
+                    self.directory,
+                    step,
+                    reason,
+                )
+        if steps:
+            raise UserError(
+                f"no checkpoint in {self.directory} fits this model ({reason}): it is "
+                "damaged or belongs to another run; choose another --workdir or remove it"
+            )
+        return None
+
+    def restore_best(self, like: TrainState) -> TrainState:
+        """The checkpoint of the best validation score; the newest where none has one."""
+        step = self._manager.best_step()
+        step = self._manager.latest_step() if step is None else step
+        assert step is not None
+        return self._restore(step, like)[0]
+
+    def wait(self) -> None:
+        """Return once everything is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Finish writing and free the threads."""
+        self._manager.close()
+
+    def _restore(self, step: int, like: TrainState) -> tuple[TrainState, dict]:
+        target = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
+        )
+        found = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(target), host=ocp.args.JsonRestore()
+            ),
+        )
+        return found["state"], found["host"]

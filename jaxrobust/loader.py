@@ -1,0 +1,151 @@
+"""Which image comes when: one pool, one index space, an order that needs no memory.
+
+The order of a run is a function of (seed, epoch), so a resumed run sees the same images.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+
+from jaxrobust import rng, sharding
+from jaxrobust.data import ImageSet
+from jaxrobust.errors import UserError
+from jaxrobust.types import Subset
+
+
+@dataclass(frozen=True)
+class Pool:
+    """All images that training may touch: the original ones first, then generated ones.
+
+    Positions below `num_original` are original images; parts stay where they are (memory
+    or disk) until they are gathered.
+    """
+
+    parts: tuple[ImageSet, ...]
+
+    @property
+    def num_original(self) -> int:
+        """How many images are not generated."""
+        return len(self.parts[0])
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.parts)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes, those of the original images."""
+        return self.parts[0].class_names
+
+    @property
+    def label(self) -> np.ndarray:
+        """i32[N], the labels of the whole pool."""
+        return np.concatenate([part.label for part in self.parts])
+
+    @property
+    def nbytes(self) -> int:
+        """The size of all pixels."""
+        return sum(part.image.nbytes for part in self.parts)
+
+    def gather(self, index: np.ndarray) -> np.ndarray:
+        """Images u8[n,H,W,C] at pool positions [n], read in sorted order."""
+        shape = (len(index), *self.parts[0].image.shape[1:])
+        out = np.empty(shape, np.uint8)
+        order = np.argsort(index, kind="stable")
+        ordered = index[order]
+        start = 0
+        for part in self.parts:
+            low, high = np.searchsorted(ordered, [start, start + len(part)])
+            if high > low:
+                out[order[low:high]] = part.image[ordered[low:high] - start]
+            start += len(part)
+        return out
+
+
+def make_pool(original: ImageSet, generated: ImageSet | None) -> Pool:
+    """One pool of both; raises `UserError` where their shapes or classes disagree."""
+    if generated is None:
+        return Pool((original,))
+    if generated.image.shape[1:] != original.image.shape[1:]:
+        raise UserError(
+            f"generated images are {generated.image.shape[1:]}, original ones "
+            f"{original.image.shape[1:]}: generate or resize them to the same shape"
+        )
+    if generated.num_classes != original.num_classes:
+        raise UserError(
+            f"the generated pool has {generated.num_classes} classes, the original data "
+            f"{original.num_classes}: choose the same classes for both"
+        )
+    return Pool((original, generated))
+
+
+@lru_cache(maxsize=4)
+def _epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
+    return rng.permutation(seed, epoch, size)
+
+
+def batches(
+    subset: Subset, seed: int, batch_size: int, first_step: int, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pool positions i32[count,B] and weights f32[count,B] of consecutive steps.
+
+    Every epoch is a fresh permutation of the subset; its last, incomplete batch is left
+    out (a different one each time), because padding would enter BatchNorm statistics.
+    """
+    size = len(subset.index)
+    per_epoch = size // batch_size
+    if not per_epoch:
+        raise UserError(
+            f"batch_size {batch_size} is larger than the {size} images to train on: "
+            f"lower train.batch_size to at most {size}"
+        )
+    chosen = []
+    for step in range(first_step, first_step + count):
+        epoch, place = divmod(step, per_epoch)
+        order = _epoch_order(seed, epoch, size)
+        chosen.append(order[place * batch_size : (place + 1) * batch_size])
+    rows = np.stack(chosen)
+    return subset.index[rows].astype(np.int32), subset.weight[rows]
+
+
+class Feed:
+    """Hands chunks of batches to the device.
+
+    A pool of up to `device_gb` gigabytes lives there as uint8 for the whole run; a larger
+    one stays on disk and only the rows of the next chunk travel.
+    """
+
+    def __init__(self, pool: Pool, mesh: Mesh, device_gb: float):
+        self.pool = pool
+        self._label = pool.label
+        self._resident: tuple[Array, Array] | None = None
+        if pool.nbytes <= device_gb * 1e9:
+            image = np.concatenate([np.asarray(part.image) for part in pool.parts])
+            self._resident = sharding.replicate((image, self._label), mesh)
+
+    def __call__(self, index: np.ndarray) -> tuple[Array, Array, Array]:
+        """(images u8[P,H,W,C], labels i32[P], rows into them) for `index` [...]."""
+        if self._resident is not None:
+            return (*self._resident, jnp.asarray(index))
+        flat = index.reshape(-1)
+        image = jnp.asarray(self.pool.gather(flat))
+        rows = jnp.arange(flat.size, dtype=jnp.int32).reshape(index.shape)
+        return image, jnp.asarray(self._label[flat]), rows
+
+
+def padded_rows(
+    index: Sequence[int] | np.ndarray, batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut `index` into i32[S,B], the last batch filled up; and bool[S,B], which are real.
+
+    For evaluation only: frozen statistics make the fillers harmless.
+    """
+    index = np.asarray(index)
+    steps = -(-len(index) // batch_size)
+    filled = np.resize(index, steps * batch_size).astype(np.int32)
+    real = np.arange(steps * batch_size) < len(index)
+    return filled.reshape(steps, batch_size), real.reshape(steps, batch_size)

@@ -1,0 +1,14 @@
+"""Objectives: what the attack maximises, what training minimises, against which target.
+
+Single-step training (N-FGSM, FGSM-RS) is `pgd_at` with another attack.
+"""
+
+from jaxrobust.objectives.base import Objective
+from jaxrobust.objectives.mart import mart
+from jaxrobust.objectives.pgd_at import pgd_at
+from jaxrobust.objectives.standard import standard
+from jaxrobust.objectives.trades import trades
+
+OBJECTIVES = {"mart": mart, "pgd_at": pgd_at, "standard": standard, "trades": trades}
+
+__all__ = ["OBJECTIVES", "Objective"]

@@ -1,0 +1,14 @@
+"""Choosing a part of a pool: rank, take the top, leave a manifest."""
+
+from jaxrobust.selection.manifest import Manifest, read_manifest, write_manifest
+from jaxrobust.selection.scoring import ScoringPass
+from jaxrobust.selection.topk import ORDERS, take_top
+
+__all__ = [
+    "ORDERS",
+    "Manifest",
+    "ScoringPass",
+    "read_manifest",
+    "take_top",
+    "write_manifest",
+]

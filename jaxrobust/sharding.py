@@ -1,0 +1,88 @@
+"""One program on any number of devices: batches are split, everything else is copied."""
+
+import os
+from typing import TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxrobust.errors import UserError
+
+AXIS = "data"
+T = TypeVar("T")
+
+
+def make_mesh(num_devices: int) -> Mesh:
+    """A one-axis mesh over the first `num_devices` devices, 0 for all of them."""
+    devices = jax.devices()
+    if num_devices > len(devices):
+        raise UserError(
+            f"{num_devices} devices asked for, {len(devices)} found: lower num_devices "
+            "(0 takes all)"
+        )
+    chosen = np.array(devices[: num_devices or len(devices)])
+    return Mesh(chosen, (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def split_batch(tree: T, mesh: Mesh) -> T:
+    """Inside jit: lay the leading axis of every leaf over the devices."""
+    layout = NamedSharding(mesh, PartitionSpec(AXIS))
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, layout), tree)
+
+
+def constrain_replicated(tree: T, mesh: Mesh) -> T:
+    """Inside jit: a full copy of every leaf on every device."""
+    layout = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, layout), tree)
+
+
+def replicate(tree: T, mesh: Mesh) -> T:
+    """Host arrays, equal on all processes, as device arrays with a copy on each device."""
+    layout = NamedSharding(mesh, PartitionSpec())
+    put = lambda x: jax.make_array_from_process_local_data(layout, np.asarray(x))
+    return jax.tree.map(put, tree)
+
+
+def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+    """Raises `UserError` where a batch cannot be split evenly over the devices."""
+    count = mesh.devices.size
+    if batch_size % count:
+        raise UserError(
+            f"batch_size {batch_size} does not divide over {count} devices: "
+            f"try {batch_size // count * count or count}"
+        )
+
+
+def is_lead() -> bool:
+    """True in the one process that writes files and speaks to the user."""
+    return jax.process_index() == 0
+
+
+def start_distributed(coordinator: str, num_processes: int, process_id: int) -> bool:
+    """Join the other processes if a flag or a cluster environment says so.
+
+    With an explicit `coordinator` "host:port" the other two say how many there are and
+    which one this is. Otherwise a SLURM job of several tasks or a TPU pod is recognised,
+    and JAX finds the rest itself. Returns whether there is a group. Must run before any
+    other JAX call.
+    """
+    if coordinator:
+        if not 0 <= process_id < num_processes:
+            raise UserError(
+                f"--process_id {process_id} is not below --num_processes "
+                f"{num_processes}: give each process its own number from 0"
+            )
+        jax.distributed.initialize(
+            coordinator,
+            num_processes=num_processes,
+            process_id=process_id,
+            initialization_timeout=60,
+        )
+        return True
+    several_tasks = int(os.environ.get("SLURM_NTASKS", "1")) > 1
+    tpu_pod = "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    if several_tasks or tpu_pod:
+        jax.distributed.initialize()
+        return True
+    return False

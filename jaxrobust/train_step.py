@@ -1,0 +1,130 @@
+"""The one training step: keys -> augment -> attack -> loss -> update, and many in a scan.
+
+`make_train_step` is pure; `scan_steps` puts a chunk of steps into one compiled program with
+the images on the device, so an epoch never returns to the host.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jax import Array
+from jax.sharding import Mesh
+
+from jaxrobust import metrics, optim, rng, sharding
+from jaxrobust.augment import Augment
+from jaxrobust.objectives import Objective
+from jaxrobust.state import bind, forward_fn, train_variables
+from jaxrobust.types import Attack, Batch, PyTree, TrainState
+
+Step = Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Array]]]
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """`attack_bn` "batch" | "running": the statistics that the attacked network uses.
+    `ema_decay`, `awp_gamma`: 0 turns weight averaging, weight perturbation off;
+    `awp_start_step`: the first step with perturbed weights."""
+
+    attack_bn: str
+    ema_decay: float
+    awp_gamma: float
+    awp_start_step: int
+
+
+def make_train_step(
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    objective: Objective,
+    attack: Attack,
+    augment: Augment,
+    options: StepOptions,
+) -> Step:
+    """(state, batch, base_key) -> (state, metrics); nothing here depends on the method."""
+
+    def step(state: TrainState, batch: Batch, base_key: Array):
+        keys = rng.step_keys(base_key, state.step)
+        batch = augment(keys.augment, batch)
+        x_adv = batch.image
+        if objective.inner is not None:
+            logits_fn = bind(model, train_variables(state), bn=options.attack_bn)
+            target = objective.target(logits_fn, batch)
+            row_keys = rng.per_example(keys.attack, batch.index)
+            x_adv = attack(row_keys, logits_fn, batch.image, target)
+
+        def loss_fn(params: PyTree):
+            forward = forward_fn(model, params, state.batch_stats)
+            outcome = objective.outer(forward, batch, x_adv)
+            return metrics.weighted_mean(outcome.loss, batch.weight), outcome
+
+        weights = _perturbed(state, loss_fn, options)
+        (loss, outcome), grads = jax.value_and_grad(loss_fn, has_aux=True)(weights)
+        state = _update(state, tx, grads, outcome.batch_stats, options.ema_decay)
+        right = metrics.correct(outcome.logits, batch.label)
+        return state, {
+            "loss": loss,
+            "acc": metrics.weighted_mean(right, batch.weight),
+            "grad_norm": optax.global_norm(grads),
+        }
+
+    return step
+
+
+def scan_steps(step: Step, mesh: Mesh):
+    """Compile (state, base_key, images u8, labels, rows, index, weight) -> (state, metrics).
+
+    `rows` i32[S,B] point into `images`, `index` i32[S,B] are the same images' places in the
+    pool; batches are split over the mesh, the state is replicated and donated. Metrics come
+    back as f32[S].
+    """
+
+    @partial(jax.jit, donate_argnums=0)
+    def run(state, base_key, images, labels, rows, index, weight):
+        def body(state: TrainState, choice):
+            row, place, loss_weight = choice
+            batch = Batch(to_unit(images[row]), labels[row], loss_weight, place)
+            return step(state, sharding.split_batch(batch, mesh), base_key)
+
+        state, history = jax.lax.scan(body, state, (rows, index, weight))
+        return sharding.constrain_replicated(state, mesh), history
+
+    return run
+
+
+def to_unit(image: Array) -> Array:
+    """uint8 pixels as f32 in [0,1]."""
+    return image.astype(jnp.float32) / 255.0
+
+
+def _perturbed(state: TrainState, loss_fn: Callable, options: StepOptions) -> PyTree:
+    if not options.awp_gamma:
+        return state.params
+    gradient = jax.grad(loss_fn, has_aux=True)(state.params)[0]
+    gamma = jnp.where(state.step >= options.awp_start_step, options.awp_gamma, 0.0)
+    return optim.perturb_weights(state.params, gradient, gamma)
+
+
+def _update(
+    state: TrainState,
+    tx: optax.GradientTransformation,
+    grads: PyTree,
+    batch_stats: PyTree,
+    ema_decay: float,
+) -> TrainState:
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = state.ema
+    if ema_decay:
+        now = {"params": params, "batch_stats": batch_stats}
+        ema = optim.update_ema(ema, now, ema_decay, state.step)
+    return state.replace(
+        step=state.step + 1,
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+        ema=ema,
+    )
