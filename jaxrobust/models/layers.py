@@ -1,0 +1,134 @@
+"""What every model is built of: convolution, norm, activation, pooling, head."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array, lax
+
+from jaxrobust.errors import UserError, unknown_name
+from jaxrobust.models.conv import canonical
+from jaxrobust.registry import lookup
+
+ACTIVATIONS = {"relu": nn.relu, "swish": nn.swish}
+CONVS = ("auto", "canonical", "xla")
+DTYPES = ("float32", "bfloat16")
+NORMS = ("batch", "instance", "group")
+
+HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+"""std = sqrt(2 / (h w O)), He et al., arXiv:1502.01852, as torchvision's ResNets."""
+
+TORCH_UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+"""U(-1/sqrt(fan_in), 1/sqrt(fan_in)), what PyTorch does unless told otherwise."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layers:
+    """The choices that all layers of one model share, and the layers made from them.
+
+    `dtype` is what convolutions and activations are computed in; parameters, statistics
+    and logits are float32 whatever it says. `conv` is "canonical" (fast in CPU loops,
+    see conv.py), "xla", or "auto": canonical on CPU, XLA elsewhere.
+    """
+
+    dtype: str
+    activation: str
+    norm: str
+    conv: str
+    momentum: float = 0.9
+    groups: int = 8
+    kernel_init: Callable = HE_NORMAL
+
+    def __post_init__(self):
+        for kind, name, known in (
+            ("dtype", self.dtype, DTYPES),
+            ("activation", self.activation, ACTIVATIONS),
+            ("norm", self.norm, NORMS),
+            ("conv", self.conv, CONVS),
+        ):
+            if name not in known:
+                raise unknown_name(kind, name, known)
+
+    def act(self, x: Array) -> Array:
+        """The activation of this model."""
+        return lookup("activation", ACTIVATIONS, self.activation)(x)
+
+    def convolution(
+        self, features: int, kernel: int, stride: int, name: str, bias: bool = False
+    ) -> nn.Conv:
+        """A square convolution, padded by kernel // 2 on both sides as in PyTorch.
+
+        XLA's "SAME" pads (0, 1) at stride 2, so weights would not carry over.
+        """
+        canonically = self.conv == "canonical" or (
+            self.conv == "auto" and jax.default_backend() == "cpu"
+        )
+        return nn.Conv(
+            features,
+            (kernel, kernel),
+            (stride, stride),
+            padding=((kernel // 2, kernel // 2),) * 2,
+            use_bias=bias,
+            dtype=jnp.dtype(self.dtype),
+            kernel_init=self.kernel_init,
+            conv_general_dilated=canonical if canonically else None,
+            name=name,
+        )
+
+    def normalisation(self, train: bool, name: str) -> nn.Module:
+        """Batch statistics while training, or statistics of each image (and group)."""
+        dtype = jnp.dtype(self.dtype)
+        if self.norm == "batch":
+            return nn.BatchNorm(
+                use_running_average=not train,
+                momentum=self.momentum,
+                epsilon=1e-5,
+                dtype=dtype,
+                name=name,
+            )
+        if self.norm == "instance":
+            return nn.InstanceNorm(epsilon=1e-5, dtype=dtype, name=name)
+        return nn.GroupNorm(self.groups, epsilon=1e-5, dtype=dtype, name=name)
+
+
+def normalise(image: Array, mean: Sequence[float], std: Sequence[float], dtype: str):
+    """(image - mean) / std by channel: f32[B,H,W,C] in [0,1] -> dtype[B,H,W,C]."""
+    if not len(mean) == len(std) == image.shape[-1]:
+        raise UserError(
+            f"mean and std have {len(mean)} and {len(std)} numbers but images have "
+            f"{image.shape[-1]} channels: give one number for each channel"
+        )
+    scaled = (image - jnp.asarray(mean, image.dtype)) / jnp.asarray(std, image.dtype)
+    return scaled.astype(dtype)
+
+
+def average_pool(x: Array, size: int = 2) -> Array:
+    """The mean over size x size blocks; a remainder at the edge is dropped.
+
+    A reshape and a mean, because XLA:CPU runs it faster than a windowed reduction.
+    """
+    b, h, w, c = x.shape
+    h, w = h // size, w // size
+    blocks = lax.slice_in_dim(
+        lax.slice_in_dim(x, 0, h * size, axis=1), 0, w * size, axis=2
+    )
+    return blocks.reshape(b, h, size, w, size, c).mean((2, 4))
+
+
+def classify(module: nn.Module, embedding: Array, num_classes: int) -> Array:
+    """The last layer of every model: [B,D] -> f32[B,K], computed in float32.
+
+    `embedding` can be read through `apply(..., mutable=["intermediates"])`; the layer
+    is called `linear` in every model, so last-layer gradients need not know which.
+    """
+    embedding = embedding.astype(jnp.float32)
+    if not module.is_initializing():
+        module.sow("intermediates", "embedding", embedding)
+    return nn.Dense(num_classes, kernel_init=TORCH_UNIFORM, name="linear")(embedding)
+
+
+def floats(values: Sequence[float]) -> tuple[float, ...]:
+    """A hashable tuple of numbers, out of whatever sequence a config holds."""
+    return tuple(float(value) for value in values)

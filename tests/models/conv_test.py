@@ -1,0 +1,122 @@
+"""The canonical convolution is XLA's, derivatives of all orders included."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from jaxrobust.models.conv import NHWC, canonical, convolve
+
+
+def plain(x, w, stride, padding):
+    return lax.conv_general_dilated(x, w, stride, padding, dimension_numbers=NHWC)
+
+
+def operands(kernel, size, channels=(3, 4), batch=2):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(batch, *size, channels[0])).astype(np.float32)
+    w = rng.normal(size=(kernel, kernel, *channels)).astype(np.float32)
+    return jnp.asarray(x), jnp.asarray(w)
+
+
+def assert_same(ours, theirs, tolerance=1e-5):
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert a.shape == b.shape
+        scale = np.abs(np.asarray(b)).max() + 1e-12
+        assert np.abs(np.asarray(a) - np.asarray(b)).max() / scale < tolerance
+
+
+@pytest.mark.parametrize("kernel", (1, 3, 5))
+@pytest.mark.parametrize("stride", (1, 2, 3))
+def test_value_and_gradients_equal_autodiff(kernel, stride):
+    for padding, size in itertools.product(
+        ("SAME", "VALID", ((1, 1), (1, 1)), ((0, 2), (2, 0))), ((8, 8), (9, 7))
+    ):
+        x, w = operands(kernel, size)
+
+        def both(conv, x, w, padding=padding):
+            out, pull = jax.vjp(lambda x, w: conv(x, w, (stride,) * 2, padding), x, w)
+            return out, pull(jnp.cos(out))
+
+        ours = jax.jit(both, static_argnums=0)(convolve, x, w)
+        assert_same(ours, jax.jit(both, static_argnums=0)(plain, x, w))
+
+
+@pytest.mark.parametrize("kernel,stride", ((1, 1), (1, 2), (3, 1), (3, 2)))
+def test_gradients_of_gradients_equal_autodiff(kernel, stride):
+    x, w = operands(kernel, (6, 5))
+    padding = ((kernel // 2,) * 2,) * 2
+
+    def loss(conv, x, w):
+        return jnp.sum(jnp.sin(conv(x, w, (stride,) * 2, padding)))
+
+    def second(conv, x, w):
+        def length(x, w):
+            gx, gw = jax.grad(loss, (1, 2))(conv, x, w)
+            return jnp.mean(gx**2) + jnp.mean(gw**2)
+
+        def third(x, w):
+            return sum(jnp.mean(g**2) for g in jax.grad(length, (0, 1))(x, w))
+
+        return jax.grad(length, (0, 1))(x, w), jax.grad(third, (0, 1))(x, w)
+
+    ours, theirs = (
+        jax.jit(second, static_argnums=0)(c, x, w) for c in (convolve, plain)
+    )
+    assert_same(ours, theirs, 1e-4)
+
+
+def test_hessian_vector_product_is_the_gradient_of_an_inner_product():
+    x, w = operands(3, (6, 6))
+    vector = jnp.flip(w, axis=2)
+
+    def loss(w):
+        return jnp.sum(jnp.tanh(convolve(x, w)))
+
+    product = jax.jit(jax.grad(lambda w: jnp.vdot(jax.grad(loss)(w), vector)))(w)
+    h = 1e-2
+    slope = jax.jit(jax.grad(loss))
+    finite = (slope(w + h * vector) - slope(w - h * vector)) / (2 * h)
+    scale = np.abs(np.asarray(finite)).max()
+    np.testing.assert_allclose(product / scale, finite / scale, atol=5e-3)
+
+
+@pytest.mark.parametrize("kernel", (1, 3))
+def test_per_example_gradients_equal_single_ones(kernel):
+    x, w = operands(kernel, (6, 6), batch=3)
+
+    def grad_one(image):
+        return jax.grad(lambda w: jnp.sum(jnp.sin(convolve(image[None], w))))(w)
+
+    batched = jax.jit(jax.vmap(grad_one))(x)
+    assert_same(batched, jnp.stack([grad_one(image) for image in x]))
+
+
+def test_forward_mode_says_so():
+    x, w = operands(3, (6, 6))
+    with pytest.raises(TypeError, match="custom_vjp"):
+        jax.jvp(lambda x: convolve(x, w), (x,), (x,))
+
+
+@pytest.mark.parametrize("option", ({"rhs_dilation": (2, 2)}, {"groups": 3}))
+def test_dilated_and_grouped_fall_back_to_xla(option):
+    x, _ = operands(3, (8, 8))
+    groups = option.pop("groups", 1)
+    w = jnp.ones((3, 3, 3 // groups, 6))
+    numbers = lax.conv_dimension_numbers(x.shape, w.shape, NHWC)
+    out = canonical(
+        x,
+        w,
+        (1, 1),
+        "SAME",
+        dimension_numbers=numbers,
+        feature_group_count=groups,
+        **option,
+    )
+    expected = lax.conv_general_dilated(
+        x, w, (1, 1), "SAME", None, option.get("rhs_dilation"), NHWC, groups
+    )
+    assert_same(out, expected)
