@@ -28,10 +28,26 @@ def build(name, mean=(0.4, 0.5), std=(0.2, 0.25), **options):
 
 
 @cache
-def initialised(name, **options):
-    model = build(name, **options)
+def initialised(name):
+    """A model and arrays of the right shapes, drawn by NumPy.
+
+    Compiling `model.init` takes ten seconds for a deep net; initializers_test.py is
+    about what it draws.
+    """
+    model = build(name)
+    rng = np.random.default_rng(1)
+
+    def draw(path, leaf):
+        last = path[-1].key
+        if last == "kernel":
+            spread = np.sqrt(2 / np.prod(leaf.shape[:-1]))
+            return (spread * rng.normal(size=leaf.shape)).astype(np.float32)
+        low, high = (0.5, 1.5) if last in ("scale", "var") else (-0.2, 0.2)
+        return rng.uniform(low, high, leaf.shape).astype(np.float32)
+
     key = jax.random.key(0)
-    return model, jax.jit(lambda: model.init(key, jnp.asarray(IMAGE), train=False))()
+    shapes = jax.eval_shape(lambda: model.init(key, IMAGE, train=False))
+    return model, jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def evaluate(model, variables, image):
