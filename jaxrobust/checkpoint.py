@@ -62,7 +62,7 @@ class Checkpointer:
         for step in steps:
             try:
                 return self._restore(step, like)
-            except Exception as error:  # noqa: BLE001 - orbax raises many types
+            except Exception as error:
                 reason = str(error).strip().splitlines()[0][:200]
                 logger.warning(
                     "checkpoint %s/%d cannot be read (%s): falling back",

@@ -3,6 +3,7 @@
 The order of a run is a function of (seed, epoch), so a resumed run sees the same images.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,7 +14,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from jaxrobust import rng, sharding
-from jaxrobust.data import ImageSet
+from jaxrobust.data.image_set import ImageSet, gather
 from jaxrobust.errors import UserError
 from jaxrobust.types import Subset
 
@@ -49,19 +50,16 @@ class Pool:
     @property
     def nbytes(self) -> int:
         """The size of all pixels."""
-        return sum(part.image.nbytes for part in self.parts)
+        return sum(math.prod(part.image.shape) for part in self.parts)
 
     def gather(self, index: np.ndarray) -> np.ndarray:
-        """Images u8[n,H,W,C] at pool positions [n], read in sorted order."""
-        shape = (len(index), *self.parts[0].image.shape[1:])
-        out = np.empty(shape, np.uint8)
-        order = np.argsort(index, kind="stable")
-        ordered = index[order]
+        """Images u8[n,H,W,C] at pool positions [n], read in file order."""
+        index = np.asarray(index, np.int64)
+        out = np.empty((len(index), *self.parts[0].image.shape[1:]), np.uint8)
         start = 0
         for part in self.parts:
-            low, high = np.searchsorted(ordered, [start, start + len(part)])
-            if high > low:
-                out[order[low:high]] = part.image[ordered[low:high] - start]
+            here = np.flatnonzero((index >= start) & (index < start + len(part)))
+            out[here] = gather(part.image, index[here] - start)
             start += len(part)
         return out
 
@@ -124,7 +122,7 @@ class Feed:
         self._label = pool.label
         self._resident: tuple[Array, Array] | None = None
         if pool.nbytes <= device_gb * 1e9:
-            image = np.concatenate([np.asarray(part.image) for part in pool.parts])
+            image = pool.gather(np.arange(len(pool)))
             self._resident = sharding.replicate((image, self._label), mesh)
 
     def __call__(self, index: np.ndarray) -> tuple[Array, Array, Array]:

@@ -65,4 +65,6 @@ class Progress:
 
 
 def _number(value) -> str:
-    return f"{value:.3g}" if isinstance(value, float) and value < 100 else f"{value:.0f}"
+    return (
+        f"{value:.3g}" if isinstance(value, float) and value < 100 else f"{value:.0f}"
+    )

@@ -49,4 +49,6 @@ def host_choice(seed: int, stream: int, size: int, count: int) -> np.ndarray:
 
 def split_rows(keys: Array, count: int = 2) -> tuple[Array, ...]:
     """Split every key of keys[B] into `count` keys, returned as a tuple of keys[B]."""
-    return tuple(jnp.moveaxis(jax.vmap(lambda k: jax.random.split(k, count))(keys), 1, 0))
+    return tuple(
+        jnp.moveaxis(jax.vmap(lambda k: jax.random.split(k, count))(keys), 1, 0)
+    )

@@ -33,15 +33,26 @@ def split_batch(tree: T, mesh: Mesh) -> T:
 
 def constrain_replicated(tree: T, mesh: Mesh) -> T:
     """Inside jit: a full copy of every leaf on every device."""
-    layout = NamedSharding(mesh, PartitionSpec())
+    layout = replicated(mesh)
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, layout), tree)
 
 
 def replicate(tree: T, mesh: Mesh) -> T:
     """Host arrays, equal on all processes, as device arrays with a copy on each device."""
-    layout = NamedSharding(mesh, PartitionSpec())
+    layout = replicated(mesh)
     put = lambda x: jax.make_array_from_process_local_data(layout, np.asarray(x))
     return jax.tree.map(put, tree)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The layout of a full copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def replicate_key(key: jax.Array, mesh: Mesh) -> jax.Array:
+    """A random key, equal on all processes, with a copy on each device."""
+    data = replicate(np.asarray(jax.random.key_data(key)), mesh)
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(key))
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:

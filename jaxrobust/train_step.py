@@ -1,9 +1,10 @@
 """The one training step: keys -> augment -> attack -> loss -> update, and many in a scan.
 
-`make_train_step` is pure; `scan_steps` puts a chunk of steps into one compiled program with
+`make_train_step` is pure; `Program` puts a chunk of steps into one compiled program with
 the images on the device, so an epoch never returns to the host.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -74,25 +75,48 @@ def make_train_step(
     return step
 
 
-def scan_steps(step: Step, mesh: Mesh):
-    """Compile (state, base_key, images u8, labels, rows, index, weight) -> (state, metrics).
+class Program:
+    """A step inside a scan, compiled once for each chunk length.
 
-    `rows` i32[S,B] point into `images`, `index` i32[S,B] are the same images' places in the
-    pool; batches are split over the mesh, the state is replicated and donated. Metrics come
-    back as f32[S].
+    Called as (state, base_key, images u8, labels, rows, index, weight) it returns (state,
+    metrics f32[S]): `rows` i32[S,B] point into `images`, `index` i32[S,B] are the same
+    images' places in the pool. Batches are split over the mesh; the state is replicated
+    and donated.
     """
 
-    @partial(jax.jit, donate_argnums=0)
-    def run(state, base_key, images, labels, rows, index, weight):
-        def body(state: TrainState, choice):
-            row, place, loss_weight = choice
-            batch = Batch(to_unit(images[row]), labels[row], loss_weight, place)
-            return step(state, sharding.split_batch(batch, mesh), base_key)
+    def __init__(self, step: Step, mesh: Mesh):
+        self._run = jax.jit(partial(_scan, step, mesh), donate_argnums=0)
+        self._compiled = {}
+        self._compile_seconds = 0.0
 
-        state, history = jax.lax.scan(body, state, (rows, index, weight))
-        return sharding.constrain_replicated(state, mesh), history
+    def __call__(self, state, base_key, images, labels, rows, index, weight):
+        inputs = (state, base_key, images, labels, rows, index, weight)
+        shape = (images.shape, rows.shape)
+        if shape not in self._compiled:
+            start = time.monotonic()
+            self._compiled[shape] = self._run.lower(*inputs).compile()
+            self._compile_seconds += time.monotonic() - start
+        return self._compiled[shape](*inputs)
 
-    return run
+    @property
+    def compilations(self) -> int:
+        """How many programs were compiled so far."""
+        return len(self._compiled)
+
+    def take_compile_seconds(self) -> float:
+        """Seconds of compilation since the last call of this."""
+        seconds, self._compile_seconds = self._compile_seconds, 0.0
+        return seconds
+
+
+def _scan(step, mesh, state, base_key, images, labels, rows, index, weight):
+    def body(state: TrainState, choice):
+        row, place, loss_weight = choice
+        batch = Batch(to_unit(images[row]), labels[row], loss_weight, place)
+        return step(state, sharding.split_batch(batch, mesh), base_key)
+
+    state, history = jax.lax.scan(body, state, (rows, index, weight))
+    return sharding.constrain_replicated((state, history), mesh)
 
 
 def to_unit(image: Array) -> Array:

@@ -1,7 +1,6 @@
 """Single-step attacks: one gradient for each image."""
 
 from jax import Array, lax
-import jax
 
 from jaxrobust.attacks.gradient import image_gradient
 from jaxrobust.threat import ThreatModel

@@ -44,7 +44,9 @@ def pgd(
             return threat.project(x + step_size * threat.steepest(g), image)
 
         if not (keep_best or num_restarts > 1):
-            return lax.fori_loop(0, num_steps, lambda _, x: ascend(x, gradient(x)[0]), x)
+            return lax.fori_loop(
+                0, num_steps, lambda _, x: ascend(x, gradient(x)[0]), x
+            )
 
         def body(_, carry):
             x, best, best_margin = carry

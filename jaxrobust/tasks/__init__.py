@@ -1,0 +1,13 @@
+"""Tasks: the only host loops. Each is `(config, workdir) -> None`."""
+
+from jaxrobust.tasks.generate import generate
+from jaxrobust.tasks.prune import prune
+from jaxrobust.tasks.reconstruct import reconstruct
+from jaxrobust.tasks.train import train
+
+TASKS = {
+    "generate": generate,
+    "prune": prune,
+    "reconstruct": reconstruct,
+    "train": train,
+}

@@ -1,0 +1,240 @@
+"""The one host loop that trains anything: classifiers and generators alike.
+
+It owns the clock, checkpoints, the progress line and the watch for NaN; the arithmetic is in
+a compiled program that runs a whole chunk of steps on the device.
+"""
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+from jax.experimental import multihost_utils
+
+from jaxrobust import loader
+from jaxrobust.checkpoint import Checkpointer
+from jaxrobust.errors import UserError
+from jaxrobust.loader import Feed
+from jaxrobust.progress import Progress
+from jaxrobust.train_step import Program
+from jaxrobust.types import Subset, TrainState
+from jaxrobust.workdir import Workdir
+
+logger = logging.getLogger(__name__)
+Probe = Callable[[TrainState], Mapping[str, float]]
+
+
+class Preempted(Exception):
+    """The process was asked to stop, and everything is saved."""
+
+
+class StopSignal:
+    """Turns SIGTERM into a question that the loop asks between two chunks."""
+
+    def __init__(self):
+        self._asked = threading.Event()
+
+    def install(self) -> None:
+        """Catch SIGTERM from now on; only the main thread of a program may."""
+        signal.signal(signal.SIGTERM, lambda *_: self._asked.set())
+
+    def asked(self) -> bool:
+        """Whether any process of the group was asked to stop; all of them agree."""
+        asked = self._asked.is_set()
+        if jax.process_count() == 1:
+            return asked
+        return bool(np.any(multihost_utils.process_allgather(np.array(asked))))
+
+
+STOP = StopSignal()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training run inside a run directory: what to call it and how long it goes.
+
+    `chunk_steps` steps run between two looks of the host; checkpoints and probes happen
+    at chunk ends that reach a multiple of their period, 0 meaning only at the end (probes:
+    never). `keep` says which checkpoint the stage yields, "last" or "best_val".
+    `work_per_step` is in image gradient evaluations, for the progress estimate.
+    """
+
+    name: str
+    num_steps: int
+    batch_size: int
+    chunk_steps: int
+    checkpoint_every_steps: int
+    probe_every_steps: int
+    keep: str
+    work_per_step: float
+
+    @property
+    def work(self) -> float:
+        """All the work of the stage."""
+        return self.num_steps * self.work_per_step
+
+
+@dataclass
+class Fitted:
+    """What a stage yields: the state to use, wall seconds without and of compilation, and
+    the last probe."""
+
+    state: TrainState
+    seconds: float = 0.0
+    compile_seconds: float = 0.0
+    probe: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class _Pending:
+    """A chunk that the device may still be working on."""
+
+    first_step: int
+    count: int
+    history: dict[str, Array]
+
+
+def fit(
+    stage: Stage,
+    program: Program,
+    state: TrainState,
+    base_key: Array,
+    feed: Feed,
+    subset: Subset,
+    seed: int,
+    workdir: Workdir,
+    progress: Progress,
+    probe: Probe | None,
+) -> Fitted:
+    """Train from `state`, or from the stage's newest checkpoint, to its last step.
+
+    Raises `UserError` when the loss or a gradient is no longer finite, naming the step and
+    the last good checkpoint, and `Preempted` after saving when SIGTERM came.
+    """
+    checkpoints = Checkpointer(workdir.checkpoints / stage.name)
+    try:
+        run = _Run(stage, checkpoints, workdir, progress, probe)
+        state, step = run.resume(state)
+        while step < stage.num_steps:
+            count = min(stage.chunk_steps, stage.num_steps - step)
+            index, weight = loader.batches(subset, seed, stage.batch_size, step, count)
+            state, history = program(state, base_key, *feed(index), index, weight)
+            run.dispatched(_Pending(step, count, history))
+            step += count
+            run.after_chunk(state, step)
+        checkpoints.wait()
+        if stage.keep == "best_val":
+            state = checkpoints.restore_best(state)
+        compiled = program.take_compile_seconds()
+        seconds = max(run.seconds() - compiled, 0.0)
+        return Fitted(state, seconds, compiled, run.last_probe)
+    finally:
+        checkpoints.close()
+
+
+class _Run:
+    """The bookkeeping of one stage, between chunks."""
+
+    def __init__(self, stage, checkpoints, workdir, progress, probe):
+        self.stage, self.checkpoints = stage, checkpoints
+        self.workdir, self.progress, self.probe = workdir, progress, probe
+        self.last_probe: dict[str, float] = {}
+        self._pending: list[_Pending] = []
+        self._before = 0.0
+        self._start = self._mark = time.monotonic()
+        self._last_save = 0
+
+    def resume(self, state: TrainState) -> tuple[TrainState, int]:
+        """The newest checkpoint's state and step, or the given one and 0."""
+        found = self.checkpoints.restore_latest(state)
+        if found is None:
+            return state, 0
+        state, host = found
+        self._before, self.last_probe = host["seconds"], host["probe"]
+        step = self._last_save = host["step"]
+        self.progress.skip(step * self.stage.work_per_step)
+        if step < self.stage.num_steps:
+            logger.info("resuming %s at step %d", self.stage.name, step)
+        return state, step
+
+    def seconds(self) -> float:
+        """Wall time of the stage over all processes that worked on it."""
+        return self._before + time.monotonic() - self._start
+
+    def dispatched(self, chunk: _Pending) -> None:
+        """Read the chunk before this one: by now the device is done with it."""
+        self._pending.append(chunk)
+        if len(self._pending) > 1:
+            self._read(self._pending.pop(0))
+
+    def after_chunk(self, state: TrainState, step: int) -> None:
+        """Probe, save and stop where it is time to."""
+        stage, end = self.stage, step == self.stage.num_steps
+        if self.probe and stage.probe_every_steps:
+            if end or _crossed(step, stage.chunk_steps, stage.probe_every_steps):
+                self._flush()
+                self.last_probe = dict(self.probe(state))
+                self.workdir.log_metrics(stage.name, step, self.last_probe)
+        period = stage.checkpoint_every_steps
+        stopping = STOP.asked()
+        if end or stopping or _crossed(step, stage.chunk_steps, period):
+            self._flush()
+            self._save(state, step)
+        if stopping:
+            self.checkpoints.wait()
+            raise Preempted(f"{stage.name} step {step}")
+
+    def _save(self, state: TrainState, step: int) -> None:
+        host: dict[str, Any] = {
+            "step": step,
+            "seconds": self.seconds(),
+            "probe": self.last_probe,
+        }
+        metric = self.last_probe.get("val_pgd_acc")
+        self.checkpoints.save(step, state, host, metric)
+        self._last_save = step
+
+    def _flush(self) -> None:
+        while self._pending:
+            self._read(self._pending.pop(0))
+
+    def _read(self, chunk: _Pending) -> None:
+        history = {name: np.asarray(v) for name, v in chunk.history.items()}
+        self._check_finite(chunk, history)
+        step = chunk.first_step + chunk.count
+        now = time.monotonic()
+        rate = chunk.count * self.stage.batch_size / max(now - self._mark, 1e-9)
+        self._mark = now
+        values = {name: float(np.mean(v)) for name, v in history.items()}
+        self.workdir.log_metrics(
+            self.stage.name, step, {**values, "images_per_second": rate}
+        )
+        shown = {k: v for k, v in values.items() if k in ("loss", "acc")}
+        self.progress.update(
+            chunk.count * self.stage.work_per_step,
+            self.stage.name,
+            f"{step}/{self.stage.num_steps}",
+            {**shown, "images/s": rate},
+        )
+
+    def _check_finite(self, chunk: _Pending, history: dict[str, np.ndarray]) -> None:
+        finite = np.isfinite(history["loss"]) & np.isfinite(history["grad_norm"])
+        if not finite.all():
+            step = chunk.first_step + int(np.argmin(finite))
+            good = f"step {self._last_save}" if self._last_save else "none yet"
+            raise UserError(
+                f"{self.stage.name}: the loss or its gradient is not finite at step "
+                f"{step} (last good checkpoint in {self.checkpoints.directory}: {good}): "
+                "lower optim.learning_rate or set optim.grad_clip"
+            )
+
+
+def _crossed(step: int, chunk: int, period: int) -> bool:
+    """Whether the chunk that ends at `step` reached a multiple of `period`."""
+    return bool(period) and step // period > (step - chunk) // period

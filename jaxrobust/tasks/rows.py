@@ -1,0 +1,71 @@
+"""One row of a results table: a method trained on a subset, evaluated on the test set."""
+
+from collections.abc import Mapping
+
+from jaxrobust.tasks.card import Check
+from jaxrobust.tasks.probe import overfitted
+from jaxrobust.tasks.results import Results, Row
+from jaxrobust.tasks.setup import Method
+from jaxrobust.tasks.trainer import Trainer
+from jaxrobust.types import Subset
+
+
+def train_row(
+    results: Results,
+    trainer: Trainer,
+    method: Method,
+    kind: str,
+    subset: Subset,
+    seed: int,
+    steps: int,
+    selection_costs: Mapping[str, float],
+) -> Row:
+    """The row "<method> / <kind>" of `seed`: trained for `steps`, evaluated, kept.
+
+    `selection_costs` is what choosing the subset took: its `score_seconds` and
+    `select_seconds`, and the training that the choice needed as `rounds_seconds`.
+    """
+    name = f"{method.name} / {kind}"
+    if results.find(name, seed) is not None:
+        trainer.progress.skip(trainer.stage("", method, steps).work)
+
+    def compute() -> Row:
+        stage = stage_name(method, kind, seed)
+        fitted = trainer.train(stage, method, subset, seed, steps)
+        attack = trainer.attack_seconds(method, fitted.state, steps)
+        attack = min(attack, fitted.seconds)
+        generated = subset.index >= trainer.pool.num_original
+        return {
+            **trainer.evaluate(fitted.state),
+            **fitted.probe,
+            "steps": steps,
+            "train_images": len(subset.index),
+            "generated_share": float(generated.mean()),
+            "attack_seconds": attack,
+            "score_seconds": selection_costs.get("score_seconds", 0.0),
+            "select_seconds": selection_costs.get("select_seconds", 0.0),
+            "rounds_seconds": selection_costs.get("train_seconds", 0.0)
+            + selection_costs.get("attack_seconds", 0.0),
+            "train_seconds": fitted.seconds - attack,
+            "compile_seconds": fitted.compile_seconds,
+            "baseline": kind != "hybrid" or method.objective.inner is None,
+        }
+
+    return results.row(name, seed, compute)
+
+
+def stage_name(method: Method, kind: str, seed: int) -> str:
+    """The directory of a row's checkpoints."""
+    return f"seed{seed}/{method.name}-{kind.replace(' ', '-').replace('%', '')}"
+
+
+def collapse_check(rows: list[Row]) -> Check:
+    """That no network fell to several attack steps while withstanding one."""
+    fallen = [f"{r['name']} seed {r['seed']}" for r in rows if overfitted(r)]
+    probed = any("val_pgd_acc" in row for row in rows)
+    return Check(
+        "no catastrophic overfitting",
+        not fallen,
+        ", ".join(fallen) or ("none seen" if probed else "not probed"),
+        "FGSM accuracy high and PGD accuracy near zero on validation images",
+    )

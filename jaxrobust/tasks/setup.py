@@ -1,0 +1,154 @@
+"""From a configuration to the objects of a run; every mistake shows here, before a file is
+written."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from jaxrobust import data, losses, registry, sharding
+from jaxrobust.attacks import ATTACKS
+from jaxrobust.errors import UserError, unknown_name
+from jaxrobust.evaluators import AccuracyPass
+from jaxrobust.models import MODELS
+from jaxrobust.objectives import OBJECTIVES, Objective
+from jaxrobust.threat import ThreatModel, make_threat
+from jaxrobust.types import Attack
+
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to train: an objective with its attack, and how they meet BatchNorm."""
+
+    name: str
+    objective: Objective
+    attack: Attack
+    attack_bn: str
+    awp_gamma: float
+    awp_start_percent: float
+    gradients: float
+    """Forward-backward passes a step costs, in units of a training step's image gradient."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What every task on images starts from."""
+
+    config: Config
+    mesh: Mesh
+    splits: data.Splits
+    model: nn.Module
+    threat: ThreatModel
+    methods: dict[str, Method]
+    evaluations: dict[str, AccuracyPass]
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the data has."""
+        return self.splits.train.num_classes
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(H, W, C)."""
+        return tuple(self.splits.train.image.shape[1:])
+
+
+def build_setup(config: Config) -> Setup:
+    """Build and check everything that needs no training."""
+    mesh = sharding.make_mesh(config["num_devices"])
+    sharding.check_batch_size(config["train"]["batch_size"], mesh)
+    sharding.check_batch_size(config["eval"]["batch_size"], mesh)
+    threat = make_threat(**config["threat"])
+    splits = data.load_splits(**config["data"])
+    if not config["methods"]:
+        raise UserError("config.methods is empty: name at least one method")
+    return Setup(
+        config=config,
+        mesh=mesh,
+        splits=splits,
+        model=build_model(config["model"], splits.train),
+        threat=threat,
+        methods={
+            name: build_method(name, spec, threat)
+            for name, spec in config["methods"].items()
+        },
+        evaluations=build_evaluations(config["eval"], threat, mesh),
+    )
+
+
+def build_model(spec: Config, train: data.ImageSet) -> nn.Module:
+    """The network `spec` names; empty `mean` and `std` are taken from the training images."""
+    spec = dict(spec)
+    mean, std = tuple(spec.pop("mean")), tuple(spec.pop("std"))
+    if not mean or not std:
+        mean, std = channel_statistics(train)
+    channels = train.image.shape[-1]
+    if len(mean) != channels or len(std) != channels:
+        raise UserError(
+            f"model.mean and model.std have {len(mean)} and {len(std)} entries, the "
+            f"images {channels} channels: give one for each, or () to measure them"
+        )
+    return registry.build(
+        "model", MODELS, spec, num_classes=train.num_classes, mean=mean, std=std
+    )
+
+
+def channel_statistics(images: data.ImageSet) -> tuple[tuple, tuple]:
+    """Mean and standard deviation of every channel, in [0,1], rounded to 4 digits."""
+    pixels = np.asarray(images.image[:50_000], np.float32) / 255.0
+    mean, std = pixels.mean((0, 1, 2)), np.maximum(pixels.std((0, 1, 2)), 1e-3)
+    rounded = lambda values: tuple(round(float(v), 4) for v in values)
+    return rounded(mean), rounded(std)
+
+
+def build_attack(kind: str, spec: Config, threat: ThreatModel, loss=None) -> Attack:
+    """The attack `spec` names; its "loss" key, where it has one, names what it maximises."""
+    spec = dict(spec)
+    if "loss" in spec:
+        loss = registry.lookup("loss", losses.LOSSES, spec.pop("loss"))
+    return registry.build(kind, ATTACKS, spec, threat=threat, loss=loss)
+
+
+def build_method(name: str, spec: Config, threat: ThreatModel) -> Method:
+    """The method `name` out of `config.methods`."""
+    spec = dict(spec)
+    try:
+        objective = registry.build("objective", OBJECTIVES, spec.pop("objective"))
+        attack_spec = spec.pop("attack")
+        attack = build_attack("attack", attack_spec, threat, objective.inner)
+        method = Method(
+            name=name,
+            objective=objective,
+            attack=attack,
+            gradients=3.0 + 2.0 * _attack_gradients(attack_spec),
+            **spec,
+        )
+    except (KeyError, TypeError) as error:
+        raise UserError(f"config.methods.{name} is incomplete: {error}") from error
+    if method.attack_bn not in ("batch", "running"):
+        raise unknown_name("attack_bn", method.attack_bn, ("batch", "running"))
+    return method
+
+
+def build_evaluations(
+    spec: Config, threat: ThreatModel, mesh: Mesh
+) -> dict[str, AccuracyPass]:
+    """The passes of the results table: "clean" and each of `config.eval.attacks`."""
+    size = spec["batch_size"]
+    clean = build_attack("attack", {"name": "none"}, threat)
+    passes = {"clean": AccuracyPass(clean, threat, size, mesh)}
+    for name, attack_spec in spec["attacks"].items():
+        attack = build_attack("attack", attack_spec, threat)
+        passes[name] = AccuracyPass(attack, threat, size, mesh)
+    return passes
+
+
+def _attack_gradients(spec: Config) -> float:
+    if spec["name"] in ("none", "random_noise"):
+        return 0.0
+    return float(spec.get("num_steps", 1) * spec.get("num_restarts", 1))

@@ -1,0 +1,166 @@
+"""Train, evaluate and score networks of one run, compiling each program once."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxrobust import optim, rng, sharding
+from jaxrobust.augment import make_augment
+from jaxrobust.loader import Feed, Pool
+from jaxrobust.progress import Progress
+from jaxrobust.state import bind, create_state, eval_variables
+from jaxrobust.tasks.fit import Fitted, Stage, fit
+from jaxrobust.tasks.probe import make_probe
+from jaxrobust.tasks.setup import Method, Setup
+from jaxrobust.train_step import Program, StepOptions, make_train_step, to_unit
+from jaxrobust.types import Batch, LogitsFn, Subset, TrainState
+from jaxrobust.workdir import Workdir
+
+TIMED_ATTACKS = 3
+
+
+@dataclass
+class Trainer:
+    """All that the stages of a run share: the pool, compiled programs and the clock."""
+
+    setup: Setup
+    pool: Pool
+    workdir: Workdir
+    progress: Progress
+    _programs: dict = field(default_factory=dict)
+    _attack_costs: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        device_gb = self.setup.config["train"]["device_gb"]
+        mesh = self.setup.mesh
+        self.feed = Feed(self.pool, mesh, device_gb)
+        splits = self.setup.splits
+        self.test_feed = Feed(Pool((splits.test,)), mesh, device_gb)
+        watched = (
+            Feed(Pool((splits.val,)), mesh, device_gb) if len(splits.val) else None
+        )
+        self.probe = make_probe(self.setup, watched)
+
+    def stage(self, name: str, method: Method, num_steps: int) -> Stage:
+        """The plan of one training run of `method`."""
+        train = self.setup.config["train"]
+        return Stage(
+            name=name,
+            num_steps=num_steps,
+            batch_size=train["batch_size"],
+            chunk_steps=train["chunk_steps"],
+            checkpoint_every_steps=train["checkpoint_every_steps"],
+            probe_every_steps=train["probe_every_steps"],
+            keep=train["keep"],
+            work_per_step=train["batch_size"] * method.gradients,
+        )
+
+    def train(
+        self, name: str, method: Method, subset: Subset, seed: int, num_steps: int
+    ) -> Fitted:
+        """Train `method` from scratch on `subset`; continues the stage where it stood."""
+        program, tx = self._program(method, num_steps)
+        return fit(
+            self.stage(name, method, num_steps),
+            program,
+            self.fresh_state(tx, seed),
+            sharding.replicate_key(rng.purpose_key(seed, "train"), self.setup.mesh),
+            self.feed,
+            subset,
+            seed,
+            self.workdir,
+            self.progress,
+            self.probe,
+        )
+
+    def fresh_state(self, tx, seed: int) -> TrainState:
+        """The initial state of `seed`, compiled and laid out over the mesh."""
+        setup = self.setup
+        create = jax.jit(
+            create_state,
+            static_argnums=(0, 1, 3, 4),
+            out_shardings=sharding.replicated(setup.mesh),
+        )
+        with_ema = setup.config["train"]["ema_decay"] > 0
+        key = sharding.replicate_key(rng.purpose_key(seed, "init"), setup.mesh)
+        return create(setup.model, tx, key, setup.image_shape, with_ema)
+
+    def logits_fn(self, state: TrainState) -> LogitsFn:
+        """The trained network as evaluators see it: frozen, averaged where averages are."""
+        return bind(self.setup.model, eval_variables(state), bn="running")
+
+    def evaluate(self, state: TrainState) -> dict[str, float]:
+        """`<name>_acc` on the whole test set for every evaluation, and the largest
+        perturbation that any of them used."""
+        index = np.arange(len(self.setup.splits.test))
+        key = sharding.replicate_key(rng.purpose_key(0, "eval"), self.setup.mesh)
+        row, farthest = {}, 0.0
+        for name, evaluation in self.setup.evaluations.items():
+            found = evaluation(self.logits_fn(state), self.test_feed, index, key)
+            row[f"{name}_acc"] = found.value
+            farthest = max(farthest, found.distance)
+        return {**row, "max_distance": farthest}
+
+    def attack_seconds(self, method: Method, state: TrainState, steps: int) -> float:
+        """What `steps` training attacks take, from three timed ones on one batch."""
+        if method.objective.inner is None:
+            return 0.0
+        if method.name not in self._attack_costs:
+            self._attack_costs[method.name] = self._time_attack(method, state)
+        return steps * self._attack_costs[method.name]
+
+    def _time_attack(self, method: Method, state: TrainState) -> float:
+        size = self.setup.config["train"]["batch_size"]
+        index = np.arange(size, dtype=np.int32) % len(self.pool)
+        image = to_unit(jnp.asarray(self.pool.gather(index)))
+        label = jnp.asarray(self.pool.label[index])
+        batch = Batch(image, label, jnp.ones(size), jnp.asarray(index))
+        logits_fn = bind(self.setup.model, eval_variables(state), bn=method.attack_bn)
+
+        @jax.jit
+        def run(logits_fn: LogitsFn, batch: Batch) -> Array:
+            keys = rng.per_example(jax.random.key(0), batch.index)
+            target = method.objective.target(logits_fn, batch)
+            return method.attack(keys, logits_fn, batch.image, target)
+
+        jax.block_until_ready(run(logits_fn, batch))
+        start = time.monotonic()
+        for _ in range(TIMED_ATTACKS):
+            jax.block_until_ready(run(logits_fn, batch))
+        return (time.monotonic() - start) / TIMED_ATTACKS
+
+    def _program(self, method: Method, num_steps: int):
+        """The compiled step of `method` over a schedule of `num_steps`, and its optimiser."""
+        key = (method.name, num_steps)
+        if key not in self._programs:
+            setup, train = self.setup, self.setup.config["train"]
+            tx = optim.make_optimiser(setup.config["optim"], num_steps)
+            augment = make_augment(
+                **setup.config["augment"],
+                num_classes=setup.num_classes,
+                num_original=self.pool.num_original,
+            )
+            options = StepOptions(
+                attack_bn=method.attack_bn,
+                ema_decay=train["ema_decay"],
+                awp_gamma=method.awp_gamma,
+                awp_start_step=round(num_steps * method.awp_start_percent / 100),
+            )
+            step = make_train_step(
+                setup.model, tx, method.objective, method.attack, augment, options
+            )
+            self._programs[key] = Program(step, setup.mesh), tx
+        return self._programs[key]
+
+
+def resolve_steps(train: Mapping[str, Any], size: int) -> int:
+    """`num_steps`, or as many as `num_epochs` passes over `size` images need."""
+    if train["num_steps"]:
+        return train["num_steps"]
+    return train["num_epochs"] * max(size // train["batch_size"], 1)
