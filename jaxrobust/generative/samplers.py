@@ -86,7 +86,7 @@ def _integrate(
     shape: tuple[int, ...],
     num_steps: int,
 ) -> Array:
-    times = jnp.linspace(1.0, 0.0, num_steps)
+    times = 1.0 - jnp.arange(num_steps) / num_steps
     alpha, sigma = schedule.alpha_sigma(times)
     ratio = sigma / alpha
 
