@@ -1,14 +1,14 @@
-"""Hybrid data reconstruction: a training set rebuilt from original and generated images.
+"""Hybrid data reconstruction: a training set rebuilt from original and generated
+images.
 
-Source   Dong et al., Towards Adversarially Robust Data-Efficient Learning with Generated
-         Data, table I (CIFAR-10, ResNet-18, linf eps 8/255; natural / PGD-20 / CW):
-         PGD-AT  original 83.80 / 51.40 / 50.17   hybrid 83.76 / 52.44 / 51.69
-         TRADES  original 82.45 / 52.21 / 50.29   hybrid 82.53 / 53.21 / 50.91
-         N-FGSM  original 80.18 / 48.17 / 46.96   hybrid 80.23 / 49.72 / 48.31
-Run      python -m jaxrobust.main --config=configs/hybrid.py
-Variants (none)    digits, 8x8, embedded: a laptop CPU in minutes
-         cifar10   the paper's setting: accelerators, hours
-         smoke     seconds, for tests: the numbers mean nothing
+Source   Dong et al., Towards Adversarially Robust Data-Efficient Learning with
+Generated Data, table I (CIFAR-10, ResNet-18, linf eps 8/255; natural / PGD-20 / CW):
+PGD-AT  original 83.80 / 51.40 / 50.17   hybrid 83.76 / 52.44 / 51.69 TRADES  original
+82.45 / 52.21 / 50.29   hybrid 82.53 / 53.21 / 50.91 N-FGSM  original 80.18 / 48.17 /
+46.96   hybrid 80.23 / 49.72 / 48.31 Run      python -m jaxrobust.main
+--config=configs/hybrid.py Variants (none)    digits, 8x8, embedded: a laptop CPU in
+minutes cifar10   the paper's setting: accelerators, hours smoke     seconds, for tests:
+the numbers mean nothing
 """
 
 from configs import base
@@ -98,8 +98,9 @@ def small_generator() -> dict:
 def cifar10(c) -> None:
     """The paper's setting; 50,000 original images and a pool of 1M from files.
 
-    Expects data.path with the CIFAR-10 binaries and generated.path with an image/label npz
-    such as cifar10_ddpm.npz; `--config.generated.name=diffusion` trains a generator.
+    Expects data.path with the CIFAR-10 binaries and generated.path with an image/label
+    npz such as cifar10_ddpm.npz; `--config.generated.name=diffusion` trains a
+    generator.
     """
     c.title = "Hybrid data reconstruction on CIFAR-10"
     c.data.name = "cifar_bin"

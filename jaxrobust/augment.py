@@ -1,7 +1,7 @@
 """Augmentation on the device: pixels in [0,1] in, pixels in [0,1] out.
 
-Every draw comes from a key of its own row, so a row's augmentation does not depend on the
-batch around it (CutMix draws its partner from the batch by nature).
+Every draw comes from a key of its own row, so a row's augmentation does not depend on
+the batch around it (CutMix draws its partner from the batch by nature).
 """
 
 from collections.abc import Callable
@@ -27,8 +27,8 @@ def make_augment(
 ) -> Augment:
     """(key, Batch) -> Batch: pad-and-crop, flip, label smoothing, then CutMix.
 
-    `smoothing_scope` says whose labels are smoothed: "all" or "generated" (pool index >=
-    `num_original`). With neither smoothing nor CutMix the labels stay integers.
+    `smoothing_scope` says whose labels are smoothed: "all" or "generated" (pool index
+    >= `num_original`). With neither smoothing nor CutMix the labels stay integers.
     """
 
     def augment(key: Array, batch: Batch) -> Batch:
@@ -77,8 +77,8 @@ def cutmix(key: Array, batch: Batch, alpha: float) -> Batch:
     The share kept is lambda ~ Beta(alpha, alpha), one box for each row, partners by a
     random permutation of the batch.
 
-    Ref: Yun et al., arXiv:1905.04899. Deviates: a box and a lambda for each row, where the
-    released code draws one for the whole batch.
+    Ref: Yun et al., arXiv:1905.04899. Deviates: a box and a lambda for each row, where
+    the released code draws one for the whole batch.
     """
     assert batch.soft_label is not None
     size, height, width, _ = batch.image.shape

@@ -1,4 +1,5 @@
-"""Checkpoints that survive kill -9: written whole or not at all, newest readable one wins."""
+"""Checkpoints that survive kill -9: written whole or not at all, newest readable one
+wins."""
 
 import logging
 from pathlib import Path
@@ -42,7 +43,8 @@ class Checkpointer:
     def save(
         self, step: int, state: TrainState, host: dict[str, Any], metric: float | None
     ) -> None:
-        """Start writing; `host` is JSON beside the arrays, `metric` the validation score."""
+        """Start writing; `host` is JSON beside the arrays, `metric` the validation
+        score."""
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -54,8 +56,8 @@ class Checkpointer:
     def restore_latest(self, like: TrainState) -> tuple[TrainState, dict] | None:
         """The newest readable checkpoint, or None where there is none at all.
 
-        A damaged one is passed over with a warning. Raises `UserError` if not one of them
-        can be read into the shapes of `like`.
+        A damaged one is passed over with a warning. Raises `UserError` if not one of
+        them can be read into the shapes of `like`.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         reason = ""
@@ -73,12 +75,13 @@ class Checkpointer:
         if steps:
             raise UserError(
                 f"no checkpoint in {self.directory} fits this model ({reason}): it is "
-                "damaged or belongs to another run; choose another --workdir or remove it"
+                "damaged or from another run; choose another --workdir or remove it"
             )
         return None
 
     def restore_best(self, like: TrainState) -> TrainState:
-        """The checkpoint of the best validation score; the newest where none has one."""
+        """The checkpoint of the best validation score; the newest where none has
+        one."""
         step = self._manager.best_step()
         step = self._manager.latest_step() if step is None else step
         assert step is not None

@@ -11,7 +11,8 @@ from jaxrobust.errors import UserError, unknown_name
 
 
 class Arguments(NamedTuple):
-    """A checked command line; `config` is plain data: dicts, tuples, numbers, strings."""
+    """A checked command line; `config` is plain data: dicts, tuples, numbers,
+    strings."""
 
     config: dict[str, Any]
     workdir: str
@@ -67,7 +68,8 @@ def plain(value: Any) -> Any:
 
 
 def _check_recipe(argv: Sequence[str]) -> tuple[Path, str]:
-    """The recipe's file and variant; what ml_collections would report as a traceback."""
+    """The recipe's file and variant; what ml_collections would report as a
+    traceback."""
     given = ""
     for i, argument in enumerate(argv):
         if argument == "--config" and i + 1 < len(argv):
@@ -84,8 +86,8 @@ def _check_recipe(argv: Sequence[str]) -> tuple[Path, str]:
         known = [str(p) for p in sorted(Path("configs").glob("[!_]*.py"))]
         if not known:
             raise UserError(
-                f"no recipe {name!r}: there is no configs/ here; run from the folder that "
-                "holds it or give the whole path"
+                f"no recipe {name!r}: there is no configs/ here; run from the folder "
+                "that holds it or give the whole path"
             )
         raise unknown_name("recipe", name, known)
     return path, variant

@@ -1,6 +1,7 @@
 """Which image comes when: one pool, one index space, an order that needs no memory.
 
-The order of a run is a function of (seed, epoch), so a resumed run sees the same images.
+The order of a run is a function of (seed, epoch), so a resumed run sees the same
+images.
 """
 
 import math
@@ -23,8 +24,8 @@ from jaxrobust.types import Subset
 class Pool:
     """All images that training may touch: the original ones first, then generated ones.
 
-    Positions below `num_original` are original images; parts stay where they are (memory
-    or disk) until they are gathered.
+    Positions below `num_original` are original images; parts stay where they are
+    (memory or disk) until they are gathered.
     """
 
     parts: tuple[ImageSet, ...]
@@ -75,8 +76,8 @@ def make_pool(original: ImageSet, generated: ImageSet | None) -> Pool:
         )
     if generated.num_classes != original.num_classes:
         raise UserError(
-            f"the generated pool has {generated.num_classes} classes, the original data "
-            f"{original.num_classes}: choose the same classes for both"
+            f"the generated pool has {generated.num_classes} classes, the original "
+            f"data {original.num_classes}: choose the same classes for both"
         )
     return Pool((original, generated))
 
@@ -113,8 +114,8 @@ def batches(
 class Feed:
     """Hands chunks of batches to the device.
 
-    A pool of up to `device_gb` gigabytes lives there as uint8 for the whole run; a larger
-    one stays on disk and only the rows of the next chunk travel.
+    A pool of up to `device_gb` gigabytes lives there as uint8 for the whole run; a
+    larger one stays on disk and only the rows of the next chunk travel.
     """
 
     def __init__(self, pool: Pool, mesh: Mesh, device_gb: float):
@@ -138,7 +139,8 @@ class Feed:
 def padded_rows(
     index: Sequence[int] | np.ndarray, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cut `index` into i32[S,B], the last batch filled up; and bool[S,B], which are real.
+    """Cut `index` into i32[S,B], the last batch filled up; and bool[S,B], which are
+    real.
 
     For evaluation only: frozen statistics make the fillers harmless.
     """

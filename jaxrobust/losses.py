@@ -1,4 +1,5 @@
-"""Losses over logits, one number for each example; nothing here reduces over a batch."""
+"""Losses over logits, one number for each example; nothing here reduces over a
+batch."""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,8 @@ def margin(logits: Array, target: Array) -> Array:
 
 
 def kl_divergence(logits: Array, target: Array) -> Array:
-    """KL(p || softmax(z)) = sum_k p_k (log p_k - log softmax(z)_k), f32[B]; target p."""
+    """KL(p || softmax(z)) = sum_k p_k (log p_k - log softmax(z)_k), f32[B]; target
+    p."""
     log_q = jax.nn.log_softmax(logits)
     return jnp.sum(jax.scipy.special.xlogy(target, target) - target * log_q, axis=-1)
 

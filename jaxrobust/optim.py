@@ -72,8 +72,8 @@ def sgd(
 ) -> optax.GradientTransformation:
     """g <- g + weight_decay * w (coupled), momentum, then -learning_rate * g.
 
-    `decay_norm_and_bias` False keeps vectors (BatchNorm scales, biases) out of the decay;
-    `grad_clip` > 0 clips the global norm first.
+    `decay_norm_and_bias` False keeps vectors (BatchNorm scales, biases) out of the
+    decay; `grad_clip` > 0 clips the global norm first.
     """
     mask = None if decay_norm_and_bias else _matrices_only
     return optax.chain(

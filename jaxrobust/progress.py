@@ -34,7 +34,8 @@ class Progress:
         self._advance(work)
 
     def update(self, work: float, stage: str, step: str, values: dict) -> None:
-        """`work` more is done; `step` like "200/400" and `values` say what just happened."""
+        """`work` more is done; `step` like "200/400" and `values` say what just
+        happened."""
         self._advance(work)
         shown = "  ".join(f"{k} {_number(v)}" for k, v in values.items())
         text = f"{stage}  step {step}  {shown}  ETA {self.eta()}"

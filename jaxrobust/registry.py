@@ -15,7 +15,8 @@ def lookup(kind: str, table: Mapping[str, Any], name: str) -> Any:
 
 
 def build(kind: str, table: Mapping[str, Callable], spec: Mapping, **given) -> Any:
-    """Call `table[spec["name"]]` with the rest of `spec` and whatever it wants of `given`.
+    """Call `table[spec["name"]]` with the rest of `spec` and whatever it wants of
+    `given`.
 
     `given` holds what the program supplies (a threat model, the class count, ...);
     a leaf takes from it only the parameters that it declares. A key of `spec` that the

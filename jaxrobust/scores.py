@@ -1,4 +1,5 @@
-"""How much an example matters: one number for each, from its clean and attacked logits."""
+"""How much an example matters: one number for each, from its clean and attacked
+logits."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,7 +13,8 @@ from jaxrobust.errors import unknown_name
 
 
 class Prediction(NamedTuple):
-    """What a network says of images: `logits`, `adv_logits` f32[B,K]; `label` i32[B]."""
+    """What a network says of images: `logits`, `adv_logits` f32[B,K]; `label`
+    i32[B]."""
 
     logits: Array
     adv_logits: Array
@@ -30,8 +32,9 @@ def w_nat(output: str) -> Score:
 
     With softmax outputs the distance is in [0, sqrt 2], so W_nat in [0.5, 0.805].
 
-    Ref: Dong et al., Towards Adversarially Robust Data-Efficient Learning with Generated
-    Data, eq. 3. The paper does not say whether f is softmax or logits: `output` does.
+    Ref: Dong et al., Towards Adversarially Robust Data-Efficient Learning with
+    Generated Data, eq. 3. The paper does not say whether f is softmax or logits:
+    `output` does.
     """
     f = _output(output)
 

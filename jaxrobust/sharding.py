@@ -1,4 +1,5 @@
-"""One program on any number of devices: batches are split, everything else is copied."""
+"""One program on any number of devices: batches are split, everything else is
+copied."""
 
 import os
 from typing import TypeVar
@@ -38,7 +39,8 @@ def constrain_replicated(tree: T, mesh: Mesh) -> T:
 
 
 def replicate(tree: T, mesh: Mesh) -> T:
-    """Host arrays, equal on all processes, as device arrays with a copy on each device."""
+    """Host arrays, equal on all processes, as device arrays with a copy on each
+    device."""
     layout = replicated(mesh)
     put = lambda x: jax.make_array_from_process_local_data(layout, np.asarray(x))
     return jax.tree.map(put, tree)
@@ -74,9 +76,9 @@ def start_distributed(coordinator: str, num_processes: int, process_id: int) -> 
     """Join the other processes if a flag or a cluster environment says so.
 
     With an explicit `coordinator` "host:port" the other two say how many there are and
-    which one this is. Otherwise a SLURM job of several tasks or a TPU pod is recognised,
-    and JAX finds the rest itself. Returns whether there is a group. Must run before any
-    other JAX call.
+    which one this is. Otherwise a SLURM job of several tasks or a TPU pod is
+    recognised, and JAX finds the rest itself. Returns whether there is a group. Must
+    run before any other JAX call.
     """
     if coordinator:
         if not 0 <= process_id < num_processes:

@@ -37,9 +37,10 @@ class _Apply:
 def bind(model: nn.Module, variables: PyTree, bn: str) -> LogitsFn:
     """The network with frozen weights as `logits_fn`, itself a tree of arrays.
 
-    `bn` says which BatchNorm statistics it uses: those of the "batch" at hand (the update
-    of the running ones is dropped) or the "running" ones. Being a tree, it can be handed
-    to a jitted function, which then serves every checkpoint of one architecture.
+    `bn` says which BatchNorm statistics it uses: those of the "batch" at hand (the
+    update of the running ones is dropped) or the "running" ones. Being a tree, it can
+    be handed to a jitted function, which then serves every checkpoint of one
+    architecture.
     """
     if bn not in BN_MODES:
         raise unknown_name("BatchNorm mode", bn, BN_MODES)
@@ -53,7 +54,8 @@ def create_state(
     image_shape: tuple[int, ...],
     with_ema: bool,
 ) -> TrainState:
-    """A fresh state for images f32[*image_shape]; a pure function, made to be jitted."""
+    """A fresh state for images f32[*image_shape]; a pure function, made to be
+    jitted."""
     example = jnp.zeros((1, *image_shape), jnp.float32)
     variables = model.init(key, example, train=False)
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
@@ -79,7 +81,8 @@ def eval_variables(state: TrainState) -> PyTree:
 
 
 def forward_fn(model: nn.Module, params: PyTree, batch_stats: PyTree) -> Forward:
-    """A training-mode forward pass that returns the running statistics it would leave."""
+    """A training-mode forward pass that returns the running statistics it would
+    leave."""
 
     def forward(image: Array, stats: PyTree | None) -> tuple[Array, PyTree]:
         stats = batch_stats if stats is None else stats

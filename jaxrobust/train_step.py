@@ -1,7 +1,8 @@
-"""The one training step: keys -> augment -> attack -> loss -> update, and many in a scan.
+"""The one training step: keys -> augment -> attack -> loss -> update, and many in a
+scan.
 
-`make_train_step` is pure; `Program` puts a chunk of steps into one compiled program with
-the images on the device, so an epoch never returns to the host.
+`make_train_step` is pure; `Program` puts a chunk of steps into one compiled program
+with the images on the device, so an epoch never returns to the host.
 """
 
 import time
@@ -45,7 +46,8 @@ def make_train_step(
     augment: Augment,
     options: StepOptions,
 ) -> Step:
-    """(state, batch, base_key) -> (state, metrics); nothing here depends on the method."""
+    """(state, batch, base_key) -> (state, metrics); nothing here depends on the
+    method."""
 
     def step(state: TrainState, batch: Batch, base_key: Array):
         keys = rng.step_keys(base_key, state.step)
@@ -78,10 +80,10 @@ def make_train_step(
 class Program:
     """A step inside a scan, compiled once for each chunk length.
 
-    Called as (state, base_key, images u8, labels, rows, index, weight) it returns (state,
-    metrics f32[S]): `rows` i32[S,B] point into `images`, `index` i32[S,B] are the same
-    images' places in the pool. Batches are split over the mesh; the state is replicated
-    and donated.
+    Called as (state, base_key, images u8, labels, rows, index, weight) it returns
+    (state, metrics f32[S]): `rows` i32[S,B] point into `images`, `index` i32[S,B] are
+    the same images' places in the pool. Batches are split over the mesh; the state is
+    replicated and donated.
     """
 
     def __init__(self, step: Step, mesh: Mesh):

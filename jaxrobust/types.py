@@ -9,7 +9,8 @@ from jax import Array
 
 PyTree = Any
 LogitsFn = Callable[[Array], Array]
-"""f32[B,H,W,C] pixels in [0,1] -> f32[B,K] logits: all that attacks and evaluators see."""
+"""f32[B,H,W,C] pixels in [0,1] -> f32[B,K] logits: all that attacks and evaluators
+see."""
 
 LossFn = Callable[[Array, Array], Array]
 """(logits f32[B,K], target i32[B] or f32[B,K]) -> f32[B], never reduced."""

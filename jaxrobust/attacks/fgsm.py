@@ -26,7 +26,8 @@ def fgsm_rs(threat: ThreatModel, loss: LossFn, step_ratio: float) -> Attack:
     """A uniform start in the ball, one step of `step_ratio` * eps, projected back.
 
     Ref: Wong et al., Fast is better than free, arXiv:2001.03994 (step_ratio 1.25).
-    Deviates: bounds are those of each pixel; the released code uses channel 0's for all.
+    Deviates: bounds are those of each pixel; the released code uses channel 0's for
+    all.
     """
 
     def attack(keys: Array, logits_fn: LogitsFn, image: Array, target: Array) -> Array:
@@ -43,8 +44,8 @@ def nfgsm(
 ) -> Attack:
     """x + U(-k eps, k eps) + step_ratio * eps * sign(g at the noisy image), in the box.
 
-    The sum is *not* clipped to the eps-ball: its perturbations reach (k + step_ratio) eps,
-    which is the method's point, so it is for training only.
+    The sum is *not* clipped to the eps-ball: its perturbations reach (k + step_ratio)
+    eps, which is the method's point, so it is for training only.
 
     Ref: de Jorge et al., Make Some Noise, arXiv:2202.01181 (noise_ratio k = 2,
     step_ratio 1).

@@ -14,8 +14,8 @@ def image_gradient(
 ) -> Callable[[Array], tuple[Array, tuple[Array, Array]]]:
     """x -> (d sum_i loss_i / dx, (loss f32[B], logits f32[B,K])).
 
-    The sum keeps each row's gradient free of the batch size; the losses and logits of the
-    same forward come along for free.
+    The sum keeps each row's gradient free of the batch size; the losses and logits of
+    the same forward come along for free.
     """
 
     def total(x: Array) -> tuple[Array, tuple[Array, Array]]:

@@ -26,10 +26,10 @@ def pgd(
     """x <- P[x + step_size * steepest(grad_x sum_i loss_i)], `num_steps` times.
 
     `step_size` has the unit of eps. `start` is a draw from the ball ("uniform"), 0.001
-    times a normal draw ("gaussian", as in TRADES) or the image ("none"). With `keep_best`
-    or several restarts each row returns its iterate of largest margin (so an iterate that
-    fooled the network is never lost), at the price of one more forward pass; without, the
-    last iterate.
+    times a normal draw ("gaussian", as in TRADES) or the image ("none"). With
+    `keep_best` or several restarts each row returns its iterate of largest margin (so
+    an iterate that fooled the network is never lost), at the price of one more forward
+    pass; without, the last iterate.
 
     Ref: Madry et al., arXiv:1706.06083, section 2.1.
     """

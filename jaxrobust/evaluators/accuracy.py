@@ -16,8 +16,8 @@ from jaxrobust.types import Attack, LogitsFn
 
 
 class Accuracy(NamedTuple):
-    """`value` in [0,1]; `flags` bool[N], right on each image; and the proof of the attack:
-    the largest `distance` it went, in the threat's norm and unit."""
+    """`value` in [0,1]; `flags` bool[N], right on each image; and the proof of the
+    attack: the largest `distance` it went, in the threat's norm and unit."""
 
     value: float
     flags: np.ndarray

@@ -48,8 +48,8 @@ def adversarial_forward(
 ) -> tuple[Array, PyTree]:
     """Logits of `x_adv` and the running statistics to keep.
 
-    For objectives that need no clean logits; "clean" and "both" then cost a forward pass
-    of their own.
+    For objectives that need no clean logits; "clean" and "both" then cost a forward
+    pass of their own.
     """
     stats = None
     if bn_update != "adv":

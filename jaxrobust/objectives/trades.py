@@ -19,9 +19,9 @@ def trades(beta: float, bn_update: str) -> Objective:
 
     Gradients flow through both sides of the divergence.
 
-    Ref: Zhang et al., arXiv:1901.08573, eq. 5 (beta = 1 / lambda = 6).
-    Deviates: the clean prediction that the attack moves away from uses the BatchNorm mode
-    of the attack; the released code mixes evaluation and training mode.
+    Ref: Zhang et al., arXiv:1901.08573, eq. 5 (beta = 1 / lambda = 6). Deviates: the
+    clean prediction that the attack moves away from uses the BatchNorm mode of the
+    attack; the released code mixes evaluation and training mode.
     """
     check_bn_update(bn_update)
 

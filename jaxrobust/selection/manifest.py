@@ -13,9 +13,9 @@ from jaxrobust.types import Subset
 class Manifest(NamedTuple):
     """A ranking of candidates and what became of it.
 
-    `columns` hold one row for each candidate, among them `index` int64[M] (pool positions),
-    `weight` f32[M], `score` f32[M] and `kept` bool[M]; `kept` means trained on. `facts` say
-    which data, method, seed, step and budget, in words and numbers.
+    `columns` hold one row for each candidate, among them `index` int64[M] (pool
+    positions), `weight` f32[M], `score` f32[M] and `kept` bool[M]; `kept` means trained
+    on. `facts` say which data, method, seed, step and budget, in words and numbers.
     """
 
     columns: dict[str, np.ndarray]

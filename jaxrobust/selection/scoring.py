@@ -1,4 +1,5 @@
-"""One pass over a pool: attack every image, score it, leave the scores on the device."""
+"""One pass over a pool: attack every image, score it, leave the scores on the
+device."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -18,8 +19,8 @@ from jaxrobust.types import Attack, LogitsFn
 class ScoringPass:
     """Compiled once: `(logits_fn, index, key) -> {name: f32[N]}` over pool positions.
 
-    The network is frozen (running statistics), attacks are keyed by image, so a score does
-    not depend on which images are scored beside it.
+    The network is frozen (running statistics), attacks are keyed by image, so a score
+    does not depend on which images are scored beside it.
     """
 
     def __init__(

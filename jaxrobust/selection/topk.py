@@ -14,18 +14,20 @@ ORDERS = ("hard", "easy", "mid", "random")
 def take_top(
     score: Array, label: Array, key: Array, budget: int, order: str, balanced: bool
 ) -> Array:
-    """Positions i32[budget], ascending, of the chosen rows of score f32[N], label i32[N].
+    """Positions i32[budget], ascending, of the chosen rows of score f32[N], label
+    i32[N].
 
     `order` "hard" takes the largest scores, "easy" the smallest, "mid" those of middle
-    rank, "random" ignores them. Equal scores are taken lowest position first. `balanced`
-    takes the best of every class in turn, so class counts differ by at most one until a
-    class runs out. Raises `UserError` for an unknown order or too large a budget.
+    rank, "random" ignores them. Equal scores are taken lowest position first.
+    `balanced` takes the best of every class in turn, so class counts differ by at most
+    one until a class runs out. Raises `UserError` for an unknown order or too large a
+    budget.
     """
     if order not in ORDERS:
         raise unknown_name("order", order, ORDERS)
     if not 0 < budget <= len(score):
         raise UserError(
-            f"cannot keep {budget} of {len(score)} images: choose a budget between 1 and "
+            f"cannot keep {budget} of {len(score)} images: choose a budget from 1 to "
             f"{len(score)}"
         )
     return _take_top(score, label, key, budget, order, balanced)

@@ -1,4 +1,5 @@
-"""The end of every run: table, card, report, and what the user reads on the terminal."""
+"""The end of every run: table, card, report, and what the user reads on the
+terminal."""
 
 from jaxrobust import sharding
 from jaxrobust.report import write_report
@@ -17,7 +18,8 @@ def finish(
     checks: list[Check],
     started: float,
 ) -> None:
-    """Write results.json, card.json and the report; print the table and failed checks."""
+    """Write results.json, card.json and the report; print the table and failed
+    checks."""
     trainer.progress.close()
     rows = results.finish(answer)
     if not sharding.is_lead():

@@ -1,7 +1,7 @@
 """The one host loop that trains anything: classifiers and generators alike.
 
-It owns the clock, checkpoints, the progress line and the watch for NaN; the arithmetic is in
-a compiled program that runs a whole chunk of steps on the device.
+It owns the clock, checkpoints, the progress line and the watch for NaN; the arithmetic
+is in a compiled program that runs a whole chunk of steps on the device.
 """
 
 import logging
@@ -60,9 +60,10 @@ class Stage:
     """One training run inside a run directory: what to call it and how long it goes.
 
     `chunk_steps` steps run between two looks of the host; checkpoints and probes happen
-    at chunk ends that reach a multiple of their period, 0 meaning only at the end (probes:
-    never). `keep` says which checkpoint the stage yields, "last" or "best_val".
-    `work_per_step` is in image gradient evaluations, for the progress estimate.
+    at chunk ends that reach a multiple of their period, 0 meaning only at the end
+    (probes: never). `keep` says which checkpoint the stage yields, "last" or
+    "best_val". `work_per_step` is in image gradient evaluations, for the progress
+    estimate.
     """
 
     name: str
@@ -82,8 +83,8 @@ class Stage:
 
 @dataclass
 class Fitted:
-    """What a stage yields: the state to use, wall seconds without and of compilation, and
-    the last probe."""
+    """What a stage yields: the state to use, wall seconds without and of compilation,
+    and the last probe."""
 
     state: TrainState
     seconds: float = 0.0
@@ -114,8 +115,8 @@ def fit(
 ) -> Fitted:
     """Train from `state`, or from the stage's newest checkpoint, to its last step.
 
-    Raises `UserError` when the loss or a gradient is no longer finite, naming the step and
-    the last good checkpoint, and `Preempted` after saving when SIGTERM came.
+    Raises `UserError` when the loss or a gradient is no longer finite, naming the step
+    and the last good checkpoint, and `Preempted` after saving when SIGTERM came.
     """
     checkpoints = Checkpointer(workdir.checkpoints / stage.name)
     try:
@@ -230,8 +231,8 @@ class _Run:
             good = f"step {self._last_save}" if self._last_save else "none yet"
             raise UserError(
                 f"{self.stage.name}: the loss or its gradient is not finite at step "
-                f"{step} (last good checkpoint in {self.checkpoints.directory}: {good}): "
-                "lower optim.learning_rate or set optim.grad_clip"
+                f"{step} (last good checkpoint of {self.checkpoints.directory}: "
+                f"{good}): lower optim.learning_rate or set optim.grad_clip"
             )
 
 

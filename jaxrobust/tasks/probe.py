@@ -1,4 +1,5 @@
-"""A quick look at a network during training: validation accuracy, and a collapse alarm."""
+"""A quick look at a network during training: validation accuracy, and a collapse
+alarm."""
 
 import logging
 from collections.abc import Callable
@@ -18,10 +19,11 @@ logger = logging.getLogger(__name__)
 def make_probe(
     setup: Setup, feed: Feed | None
 ) -> Callable[[TrainState], dict[str, float]] | None:
-    """TrainState -> {"val_clean_acc", "val_fgsm_acc", "val_pgd_acc"}; None without images.
+    """TrainState -> {"val_clean_acc", "val_fgsm_acc", "val_pgd_acc"}; None without
+    images.
 
-    FGSM beside PGD shows catastrophic overfitting: a network that withstands one step and
-    falls to several.
+    FGSM beside PGD shows catastrophic overfitting: a network that withstands one step
+    and falls to several.
     """
     if feed is None:
         return None

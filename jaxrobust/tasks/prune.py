@@ -22,8 +22,8 @@ QUESTION = (
 def prune(config: Config, path: str) -> None:
     """The task: {original, hybrid} x {heuristic, random} x keep ratios, for every seed.
 
-    Ref: Dong et al., Towards Adversarially Robust Data-Efficient Learning with Generated
-    Data, table II.
+    Ref: Dong et al., Towards Adversarially Robust Data-Efficient Learning with
+    Generated Data, table II.
     """
     run = HybridRun(config)
     spec = config["prune"]
@@ -79,7 +79,8 @@ def _prune_one(
 def _ranking(
     trainer: Trainer, method: Method, kind: str, subset: Subset, seed: int, steps: int
 ) -> Manifest:
-    """All images of the set by robust risk, seen by the network trained on all of it."""
+    """All images of the set by robust risk, seen by the network trained on all of
+    it."""
     name = f"seed{seed}-prune-{kind}"
     folder = trainer.workdir.selections
     known = read_manifest(folder, name)

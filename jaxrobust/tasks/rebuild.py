@@ -29,8 +29,8 @@ COSTS = ("train_seconds", "attack_seconds", "score_seconds", "select_seconds")
 
 
 class Rebuilt(NamedTuple):
-    """The hybrid set; every image that was a candidate; the last round's ranking; and what
-    the rounds cost, by `<part>_seconds`."""
+    """The hybrid set; every image that was a candidate; the last round's ranking; and
+    what the rounds cost, by `<part>_seconds`."""
 
     hybrid: Subset
     candidates: np.ndarray
@@ -39,16 +39,17 @@ class Rebuilt(NamedTuple):
 
 
 class Rebuilder:
-    """Rebuilds a training set of the original size out of original and generated images.
+    """Rebuilds a training set of the original size out of original and generated
+    images.
 
-    H_0 = original; in round r a random part of the generated pool joins H_{r-1}, a network
-    is adversarially trained on the union, every image of it is scored, and the top K make
-    H_r, K being the original size.
+    H_0 = original; in round r a random part of the generated pool joins H_{r-1}, a
+    network is adversarially trained on the union, every image of it is scored, and the
+    top K make H_r, K being the original size.
 
-    Ref: Dong et al., Towards Adversarially Robust Data-Efficient Learning with Generated
-    Data, section II. Deviates: the paper leaves the number of rounds, the sampled part, the
-    combination of W_nat and W_bdy and the length of a round open; `config.reconstruct` and
-    `config.score` hold choices made by measurement.
+    Ref: Dong et al., Towards Adversarially Robust Data-Efficient Learning with
+    Generated Data, section II. Deviates: the paper leaves the number of rounds, the
+    sampled part, the combination of W_nat and W_bdy and the length of a round open;
+    `config.reconstruct` and `config.score` hold choices made by measurement.
     """
 
     def __init__(self, trainer: Trainer):

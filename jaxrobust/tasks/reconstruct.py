@@ -115,7 +115,8 @@ def reconstruct(config: Config, path: str) -> None:
 
 
 def random_subset(candidates: np.ndarray, size: int, seed: int) -> Subset:
-    """As many of the same candidates, without looking at them: the baseline of ranking."""
+    """As many of the same candidates, without looking at them: the baseline of
+    ranking."""
     chosen = rng.host_choice(seed, 999, len(candidates), size)
     return Subset.uniform(candidates[chosen])
 

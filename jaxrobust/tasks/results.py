@@ -1,4 +1,5 @@
-"""The rows of a run: computed once, kept in results.json, averaged over seeds, printed."""
+"""The rows of a run: computed once, kept in results.json, averaged over seeds,
+printed."""
 
 import logging
 from collections.abc import Callable
@@ -20,7 +21,8 @@ COLUMNS = {
 
 
 class Results:
-    """Rows by (name, seed). A row that an interrupted run had finished is not redone."""
+    """Rows by (name, seed). A row that an interrupted run had finished is not
+    redone."""
 
     def __init__(self, workdir: Workdir, title: str, question: str):
         self._workdir = workdir

@@ -1,4 +1,5 @@
-"""One row of a results table: a method trained on a subset, evaluated on the test set."""
+"""One row of a results table: a method trained on a subset, evaluated on the test
+set."""
 
 from collections.abc import Mapping
 

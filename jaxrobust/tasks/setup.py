@@ -1,5 +1,5 @@
-"""From a configuration to the objects of a run; every mistake shows here, before a file is
-written."""
+"""From a configuration to the objects of a run; every mistake shows here, before a file
+is written."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,7 +32,8 @@ class Method:
     awp_gamma: float
     awp_start_percent: float
     gradients: float
-    """Forward-backward passes a step costs, in units of a training step's image gradient."""
+    """Forward-backward passes a step costs, in units of a training step's image
+    gradient."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ def build_setup(config: Config) -> Setup:
 
 
 def build_model(spec: Config, train: data.ImageSet) -> nn.Module:
-    """The network `spec` names; empty `mean` and `std` are taken from the training images."""
+    """The network `spec` names; empty `mean` and `std` are taken from the training
+    images."""
     spec = dict(spec)
     mean, std = tuple(spec.pop("mean")), tuple(spec.pop("std"))
     if not mean or not std:
@@ -107,7 +109,8 @@ def channel_statistics(images: data.ImageSet) -> tuple[tuple, tuple]:
 
 
 def build_attack(kind: str, spec: Config, threat: ThreatModel, loss=None) -> Attack:
-    """The attack `spec` names; its "loss" key, where it has one, names what it maximises."""
+    """The attack `spec` names; its "loss" key, where it has one, names what it
+    maximises."""
     spec = dict(spec)
     if "loss" in spec:
         loss = registry.lookup("loss", losses.LOSSES, spec.pop("loss"))

@@ -1,4 +1,5 @@
-"""Train classifiers by one or several methods on one data set, over seeds, and compare."""
+"""Train classifiers by one or several methods on one data set, over seeds, and
+compare."""
 
 import time
 

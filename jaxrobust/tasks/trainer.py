@@ -64,7 +64,8 @@ class Trainer:
     def train(
         self, name: str, method: Method, subset: Subset, seed: int, num_steps: int
     ) -> Fitted:
-        """Train `method` from scratch on `subset`; continues the stage where it stood."""
+        """Train `method` from scratch on `subset`; continues the stage where it
+        stood."""
         program, tx = self._program(method, num_steps)
         return fit(
             self.stage(name, method, num_steps),
@@ -92,7 +93,8 @@ class Trainer:
         return create(setup.model, tx, key, setup.image_shape, with_ema)
 
     def logits_fn(self, state: TrainState) -> LogitsFn:
-        """The trained network as evaluators see it: frozen, averaged where averages are."""
+        """The trained network as evaluators see it: frozen, averaged where averages
+        are."""
         return bind(self.setup.model, eval_variables(state), bn="running")
 
     def evaluate(self, state: TrainState) -> dict[str, float]:
@@ -136,7 +138,8 @@ class Trainer:
         return (time.monotonic() - start) / TIMED_ATTACKS
 
     def _program(self, method: Method, num_steps: int):
-        """The compiled step of `method` over a schedule of `num_steps`, and its optimiser."""
+        """The compiled step of `method` over a schedule of `num_steps`, and its
+        optimiser."""
         key = (method.name, num_steps)
         if key not in self._programs:
             setup, train = self.setup, self.setup.config["train"]
