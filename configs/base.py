@@ -72,6 +72,20 @@ def get_config() -> ConfigDict:
     return c
 
 
+def generated(name: str, path: str) -> dict:
+    """Where the pool comes from: "diffusion" makes one, others read files."""
+    return {
+        "name": name,  # diffusion | npz | folder | cifar_bin | tfds
+        "path": path,
+        "dataset": "",
+        "image_size": 0,
+        "classes": (),
+        "limit": 0,  # images, class-balanced random choice, 0 takes all
+        "seed": 0,
+        "provenance": "",
+    }
+
+
 def pgd_train(step_size: float, num_steps: int, start: str = "uniform") -> dict:
     """PGD as training uses it: one start, last iterate."""
     return {

@@ -63,7 +63,7 @@ def digits(c) -> None:
         "cw": base.pgd_eval(0.0375, 20, "margin"),
     }
     c.score.attack = base.pgd_eval(0.0375, 10, "cross_entropy")
-    c.generated = {"name": "diffusion"}
+    c.generated = base.generated("diffusion", "")
     c.generator = small_generator()
 
 
@@ -131,7 +131,29 @@ def cifar10(c) -> None:
     c.score.attack = base.pgd_eval(2 / 255, 10, "cross_entropy")
     c.reconstruct.compare = ("pgd_at", "trades", "nfgsm")
     c.reconstruct.round_steps = 11_700
-    c.generated = {"name": "npz", "path": "data/cifar10_ddpm.npz", "dataset": ""}
+    c.generated = base.generated("npz", "data/cifar10_ddpm.npz")
+    c.generator = image_generator()
+
+
+def image_generator() -> dict:
+    """A U-Net of the DDPM kind for 32x32 images; a GPU for a day, or a small try-out."""
+    generator = small_generator()
+    generator["denoiser"] = {
+        "name": "unet",
+        "widths": (128, 256, 256),
+        "num_blocks": 2,
+        "attention": (1,),
+    }
+    generator["optim"]["learning_rate"] = 2e-4
+    generator["train"] = {
+        "num_steps": 200_000,
+        "batch_size": 128,
+        "chunk_steps": 100,
+        "checkpoint_every_steps": 5_000,
+        "ema_decay": 0.9999,
+    }
+    generator["count"] = 100_000
+    return generator
 
 
 def smoke(c) -> None:

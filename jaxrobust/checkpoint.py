@@ -16,27 +16,28 @@ METRIC = "metric"
 
 
 class Checkpointer:
-    """Checkpoints of one training stage: the two newest and the best by validation.
+    """Checkpoints of one stage: the two newest and, with `track_best`, the best one.
 
     Keeping "the best n" alone would delete the newest, and a resume would lose work.
     """
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, track_best: bool):
         managers = ocp.checkpoint_managers
-        best = lambda metrics: metrics[METRIC]
-        policy = managers.AnyPreservationPolicy(
-            [
-                managers.LatestN(2),
+        best = (lambda metrics: metrics[METRIC]) if track_best else None
+        kept: list = [managers.LatestN(2)]
+        if best is not None:
+            kept.append(
                 managers.BestN(
                     get_metric_fn=best, n=1, keep_checkpoints_without_metrics=False
-                ),
-            ]
-        )
+                )
+            )
         self.directory = directory
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
             options=ocp.CheckpointManagerOptions(
-                best_fn=best, best_mode="max", preservation_policy=policy
+                best_fn=best,
+                best_mode="max",
+                preservation_policy=managers.AnyPreservationPolicy(kept),
             ),
         )
 

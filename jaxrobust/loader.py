@@ -136,6 +136,11 @@ class Feed:
         return image, jnp.asarray(self._label[flat]), rows
 
 
+def to_unit(image: Array) -> Array:
+    """uint8 pixels as f32 in [0,1]."""
+    return image.astype(jnp.float32) / 255.0
+
+
 def padded_rows(
     index: Sequence[int] | np.ndarray, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -47,17 +47,16 @@ def bind(model: nn.Module, variables: PyTree, bn: str) -> LogitsFn:
     return jax.tree_util.Partial(_Apply(model, bn), variables)
 
 
-def create_state(
-    model: nn.Module,
-    tx: optax.GradientTransformation,
-    key: Array,
-    image_shape: tuple[int, ...],
-    with_ema: bool,
-) -> TrainState:
-    """A fresh state for images f32[*image_shape]; a pure function, made to be
-    jitted."""
+def init_variables(model: nn.Module, image_shape: tuple[int, ...], key: Array):
+    """Fresh weights for images f32[*image_shape]; compile it, its ops are many."""
     example = jnp.zeros((1, *image_shape), jnp.float32)
-    variables = model.init(key, example, train=False)
+    return model.init(key, example, train=False)
+
+
+def create_state(
+    variables: PyTree, tx: optax.GradientTransformation, with_ema: bool
+) -> TrainState:
+    """The state at step 0 of a network with these weights."""
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     ema = {"params": params, "batch_stats": batch_stats} if with_ema else {}
     return TrainState(
@@ -65,6 +64,7 @@ def create_state(
         params=params,
         batch_stats=batch_stats,
         opt_state=tx.init(params),
+        # A copy: a donated state must not hold one buffer twice.
         ema=jax.tree.map(jnp.copy, ema),
         select_state={},
     )

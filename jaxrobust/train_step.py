@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 
 from jaxrobust import metrics, optim, rng, sharding
 from jaxrobust.augment import Augment
+from jaxrobust.loader import to_unit
 from jaxrobust.objectives import Objective
 from jaxrobust.state import bind, forward_fn, train_variables
 from jaxrobust.types import Attack, Batch, PyTree, TrainState
@@ -119,11 +120,6 @@ def _scan(step, mesh, state, base_key, images, labels, rows, index, weight):
 
     state, history = jax.lax.scan(body, state, (rows, index, weight))
     return sharding.constrain_replicated((state, history), mesh)
-
-
-def to_unit(image: Array) -> Array:
-    """uint8 pixels as f32 in [0,1]."""
-    return image.astype(jnp.float32) / 255.0
 
 
 def _perturbed(state: TrainState, loss_fn: Callable, options: StepOptions) -> PyTree:

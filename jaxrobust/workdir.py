@@ -63,7 +63,7 @@ class Workdir:
             if differing:
                 raise UserError(
                     f"{self.path} belongs to another configuration (differs in "
-                    f"{', '.join(differing[:4])}): choose another --workdir or remove it"
+                    f"{', '.join(differing[:4])}): choose another --workdir"
                 )
         elif self.path.exists() and any(self.path.iterdir()):
             raise UserError(

@@ -10,7 +10,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from jaxrobust import metrics, rng, sharding
-from jaxrobust.loader import Feed, padded_rows
+from jaxrobust.loader import Feed, padded_rows, to_unit
 from jaxrobust.threat import ThreatModel
 from jaxrobust.types import Attack, LogitsFn
 
@@ -35,7 +35,7 @@ class AccuracyPass:
         self, attack: Attack, threat: ThreatModel, batch_size: int, mesh: Mesh
     ):
         self.batch_size = batch_size
-        self._pass = jax.jit(partial(_attack_chunk, attack, threat, mesh))
+        self._batch = jax.jit(partial(_attack_batch, attack, threat, mesh))
 
     def __call__(
         self, logits_fn: LogitsFn, feed: Feed, index: np.ndarray, key: Array
@@ -44,19 +44,17 @@ class AccuracyPass:
         if not isinstance(logits_fn, jax.tree_util.Partial):
             logits_fn = jax.tree_util.Partial(logits_fn)
         places, real = padded_rows(index, self.batch_size)
-        images, labels, rows = feed(places)
-        right, distance = self._pass(logits_fn, images, labels, rows, places, key)
-        flags = np.asarray(right)[real] > 0
-        return Accuracy(float(np.mean(flags)), flags, float(jnp.max(distance)))
+        found = [self._batch(logits_fn, *feed(place), place, key) for place in places]
+        right = np.concatenate([np.asarray(batch[0]) for batch in found])
+        distance = max(float(batch[1]) for batch in found)
+        flags = right[real.reshape(-1)] > 0
+        return Accuracy(float(np.mean(flags)), flags, distance)
 
 
-def _attack_chunk(attack, threat, mesh, logits_fn, images, labels, rows, places, key):
-    def one_batch(choice):
-        row, place = sharding.split_batch(choice, mesh)
-        image, label = images[row].astype(jnp.float32) / 255.0, labels[row]
-        x_adv = attack(rng.per_example(key, place), logits_fn, image, label)
-        right = metrics.correct(logits_fn(x_adv), label)
-        return right, threat.distance(x_adv, image)
-
-    found = jax.lax.map(one_batch, (rows, jnp.asarray(places)))
-    return sharding.constrain_replicated(found, mesh)
+def _attack_batch(attack, threat, mesh, logits_fn, images, labels, rows, place, key):
+    rows, place = sharding.split_batch((rows, place), mesh)
+    image, label = to_unit(images[rows]), labels[rows]
+    x_adv = attack(rng.per_example(key, place), logits_fn, image, label)
+    right = metrics.correct(logits_fn(x_adv), label)
+    farthest = jnp.max(threat.distance(x_adv, image))
+    return sharding.constrain_replicated((right, farthest), mesh)

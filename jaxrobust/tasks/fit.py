@@ -118,7 +118,8 @@ def fit(
     Raises `UserError` when the loss or a gradient is no longer finite, naming the step
     and the last good checkpoint, and `Preempted` after saving when SIGTERM came.
     """
-    checkpoints = Checkpointer(workdir.checkpoints / stage.name)
+    track_best = stage.keep == "best_val"
+    checkpoints = Checkpointer(workdir.checkpoints / stage.name, track_best)
     try:
         run = _Run(stage, checkpoints, workdir, progress, probe)
         state, step = run.resume(state)
@@ -130,7 +131,7 @@ def fit(
             step += count
             run.after_chunk(state, step)
         checkpoints.wait()
-        if stage.keep == "best_val":
+        if track_best:
             state = checkpoints.restore_best(state)
         compiled = program.take_compile_seconds()
         seconds = max(run.seconds() - compiled, 0.0)
@@ -197,7 +198,9 @@ class _Run:
             "seconds": self.seconds(),
             "probe": self.last_probe,
         }
-        metric = self.last_probe.get("val_pgd_acc")
+        metric = None
+        if self.stage.keep == "best_val":
+            metric = self.last_probe.get("val_pgd_acc", 0.0)
         self.checkpoints.save(step, state, host, metric)
         self._last_save = step
 

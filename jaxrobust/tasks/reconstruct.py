@@ -83,7 +83,8 @@ def load_pool(setup: Setup) -> ImageSet | None:
     spec = setup.config["generated"]
     if spec["name"] == "diffusion":
         return None
-    pool = data.load_split(split="train", **spec)
+    names = setup.splits.train.class_names
+    pool = data.load_split(split="train", class_names=names, **spec)
     make_pool(setup.splits.train, pool)
     return pool
 

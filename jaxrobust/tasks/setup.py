@@ -66,8 +66,16 @@ def build_setup(config: Config) -> Setup:
     sharding.check_batch_size(config["eval"]["batch_size"], mesh)
     threat = make_threat(**config["threat"])
     splits = data.load_splits(**config["data"])
-    if not config["methods"]:
-        raise UserError("config.methods is empty: name at least one method")
+    train = config["train"]
+    if train["keep"] not in ("last", "best_val"):
+        raise unknown_name("train.keep", train["keep"], ("last", "best_val"))
+    if train["keep"] == "best_val" and not (
+        len(splits.val) and train["probe_every_steps"]
+    ):
+        raise UserError(
+            "train.keep = best_val needs data.val_count and train.probe_every_steps "
+            "above 0: a checkpoint is never chosen by test images"
+        )
     return Setup(
         config=config,
         mesh=mesh,

@@ -3,22 +3,24 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import Array
 
 from jaxrobust import optim, rng, sharding
 from jaxrobust.augment import make_augment
-from jaxrobust.loader import Feed, Pool
+from jaxrobust.loader import Feed, Pool, to_unit
 from jaxrobust.progress import Progress
-from jaxrobust.state import bind, create_state, eval_variables
+from jaxrobust.state import bind, create_state, eval_variables, init_variables
 from jaxrobust.tasks.fit import Fitted, Stage, fit
 from jaxrobust.tasks.probe import make_probe
 from jaxrobust.tasks.setup import Method, Setup
-from jaxrobust.train_step import Program, StepOptions, make_train_step, to_unit
+from jaxrobust.train_step import Program, StepOptions, make_train_step
 from jaxrobust.types import Batch, LogitsFn, Subset, TrainState
 from jaxrobust.workdir import Workdir
 
@@ -44,6 +46,9 @@ class Trainer:
         self.test_feed = Feed(Pool((splits.test,)), mesh, device_gb)
         watched = (
             Feed(Pool((splits.val,)), mesh, device_gb) if len(splits.val) else None
+        )
+        self._init = jax.jit(
+            partial(init_variables, self.setup.model, self.setup.image_shape)
         )
         self.probe = make_probe(self.setup, watched)
 
@@ -80,17 +85,13 @@ class Trainer:
             self.probe,
         )
 
-    def fresh_state(self, tx, seed: int) -> TrainState:
-        """The initial state of `seed`, compiled and laid out over the mesh."""
+    def fresh_state(self, tx: optax.GradientTransformation, seed: int) -> TrainState:
+        """The initial state of `seed`, laid out over the mesh."""
         setup = self.setup
-        create = jax.jit(
-            create_state,
-            static_argnums=(0, 1, 3, 4),
-            out_shardings=sharding.replicated(setup.mesh),
-        )
-        with_ema = setup.config["train"]["ema_decay"] > 0
         key = sharding.replicate_key(rng.purpose_key(seed, "init"), setup.mesh)
-        return create(setup.model, tx, key, setup.image_shape, with_ema)
+        variables = self._init(key)
+        with_ema = setup.config["train"]["ema_decay"] > 0
+        return sharding.replicate(create_state(variables, tx, with_ema), setup.mesh)
 
     def logits_fn(self, state: TrainState) -> LogitsFn:
         """The trained network as evaluators see it: frozen, averaged where averages
