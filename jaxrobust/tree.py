@@ -22,9 +22,12 @@ def all_finite(tree: PyTree) -> Array:
 
 
 def digest(tree: PyTree) -> str:
-    """sha256 over the bytes of every leaf, in tree order: equal iff bit-identical."""
+    """sha256 over name, type, shape and bytes of every leaf, in tree order: equal iff
+    bit-identical."""
     sha = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        sha.update(jax.tree_util.keystr(path).encode())
-        sha.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
+        value = np.asarray(jax.device_get(leaf))
+        head = f"{jax.tree_util.keystr(path)} {value.dtype} {value.shape}\n"
+        sha.update(head.encode())
+        sha.update(value.tobytes())
     return sha.hexdigest()
