@@ -11,8 +11,12 @@ def weighted_mean(values: Array, weight: Array) -> Array:
 
 
 def correct(logits: Array, label: Array) -> Array:
-    """1.0 where the largest logit is the label's, f32[B]."""
-    return (jnp.argmax(logits, axis=-1) == label).astype(jnp.float32)
+    """1.0 where the largest logit is the label's, f32[B]; 0.0 where a logit is NaN.
+
+    argmax alone would point at the first NaN and call a broken network right.
+    """
+    broken = jnp.any(jnp.isnan(logits), axis=-1)
+    return ((jnp.argmax(logits, axis=-1) == label) & ~broken).astype(jnp.float32)
 
 
 def mean_and_std(values: list[float]) -> tuple[float, float]:
