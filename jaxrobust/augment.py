@@ -11,8 +11,12 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxrobust import losses, rng
+from jaxrobust.errors import unknown_name
+from jaxrobust.errors import unknown_name
 from jaxrobust.types import Batch
 
+SCOPES = ("all", "generated")
+SCOPES = ("all", "generated")
 Augment = Callable[[Array, Batch], Batch]
 
 
@@ -29,7 +33,10 @@ def make_augment(
 
     `smoothing_scope` says whose labels are smoothed: "all" or "generated" (pool index
     >= `num_original`). With neither smoothing nor CutMix the labels stay integers.
+    Raises `UserError` for another scope.
     """
+    if smoothing_scope not in SCOPES:
+        raise unknown_name("smoothing_scope", smoothing_scope, SCOPES)
 
     def augment(key: Array, batch: Batch) -> Batch:
         row_keys = rng.per_example(key, batch.index)
@@ -48,7 +55,8 @@ def make_augment(
             soft = losses.smooth_labels(batch.label, num_classes, rate)
             batch = batch._replace(soft_label=soft)
         if cutmix_alpha:
-            batch = cutmix(jax.random.fold_in(key, 1), batch, cutmix_alpha)
+            # A row's key is fold_in(key, index); no index is as large as this.
+            batch = cutmix(jax.random.fold_in(key, 2**32 - 1), batch, cutmix_alpha)
         return batch
 
     return augment
@@ -84,7 +92,7 @@ def cutmix(key: Array, batch: Batch, alpha: float) -> Batch:
     size, height, width, _ = batch.image.shape
     to_lambda, to_center, to_partner = jax.random.split(key, 3)
     cut = jnp.sqrt(1.0 - jax.random.beta(to_lambda, alpha, alpha, (size, 1)))
-    side = jnp.array([height, width])
+    side = jnp.array([[height, width]])
     center = jax.random.uniform(to_center, (size, 2)) * side
     low = jnp.floor(jnp.clip(center - cut * side / 2, 0, side))
     high = jnp.floor(jnp.clip(center + cut * side / 2, 0, side))
