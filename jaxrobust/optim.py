@@ -28,7 +28,10 @@ def piecewise(
     peak: float, total_steps: int, drop_percents: tuple[float, ...], drop_ratio: float
 ):
     """Constant, multiplied by `drop_ratio` at each of `drop_percents` of the run."""
-    drops = {round(total_steps * p / 100): drop_ratio for p in drop_percents}
+    drops: dict[int, float] = {}
+    for percent in drop_percents:
+        step = round(total_steps * percent / 100)
+        drops[step] = drops.get(step, 1.0) * drop_ratio
     return optax.piecewise_constant_schedule(peak, drops)
 
 
