@@ -8,8 +8,10 @@ from flax import linen as nn
 
 from jaxrobust import data, registry, rng
 from jaxrobust.data.image_set import ImageSet
+from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.loader import make_pool
 from jaxrobust.progress import Progress
+from jaxrobust.selection import ORDERS
 from jaxrobust.tasks.card import Check, accuracy_checks, seeds_check
 from jaxrobust.tasks.finish import finish
 from jaxrobust.tasks.generate import (
@@ -43,7 +45,7 @@ class HybridRun:
         self.started = time.monotonic()
         self.setup = build_setup(config)
         build_scoring(self.setup)
-        registry.lookup("method", self.setup.methods, config["reconstruct"]["method"])
+        check_reconstruct(config["reconstruct"], self.setup)
         self._ready = load_pool(self.setup)
         self._denoiser: nn.Module | None = None
         if self._ready is None:
@@ -76,6 +78,22 @@ class HybridRun:
             collapse_check(rows),
         ]
         return found + ([pool_check(trainer.workdir)] if self._denoiser else [])
+
+
+def check_reconstruct(spec: Config, setup: Setup) -> None:
+    """Raises `UserError` for a key of `config.reconstruct` that cannot be met."""
+    for name in (spec["method"], *spec["compare"]):
+        registry.lookup("method", setup.methods, name)
+    if spec["order"] not in ORDERS:
+        raise unknown_name("reconstruct.order", spec["order"], ORDERS)
+    if spec["rounds"] < 1 or not spec["sample_fraction"] > 0:
+        raise UserError("reconstruct needs rounds >= 1 and sample_fraction > 0")
+    size, batch = len(setup.splits.train), setup.config["train"]["batch_size"]
+    if batch > size:
+        raise UserError(
+            f"train.batch_size {batch} is larger than the {size} images to train on: "
+            f"lower it to at most {size}"
+        )
 
 
 def load_pool(setup: Setup) -> ImageSet | None:

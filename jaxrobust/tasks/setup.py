@@ -9,8 +9,9 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from jaxrobust import data, losses, registry, sharding
+from jaxrobust import data, losses, optim, registry, sharding
 from jaxrobust.attacks import ATTACKS
+from jaxrobust.augment import Augment, make_augment
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.evaluators import AccuracyPass
 from jaxrobust.models import MODELS
@@ -76,6 +77,9 @@ def build_setup(config: Config) -> Setup:
             "train.keep = best_val needs data.val_count and train.probe_every_steps "
             "above 0: a checkpoint is never chosen by test images"
         )
+    # Built once to be checked; the trainer builds them for their own number of steps.
+    optim.make_optimiser(config["optim"], total_steps=1)
+    build_augment(config["augment"], splits.train.num_classes, num_original=1)
     return Setup(
         config=config,
         mesh=mesh,
@@ -88,6 +92,11 @@ def build_setup(config: Config) -> Setup:
         },
         evaluations=build_evaluations(config["eval"], threat, mesh),
     )
+
+
+def build_augment(spec: Config, num_classes: int, num_original: int) -> Augment:
+    """The augmentation of `config.augment`."""
+    return make_augment(**spec, num_classes=num_classes, num_original=num_original)
 
 
 def build_model(spec: Config, train: data.ImageSet) -> nn.Module:

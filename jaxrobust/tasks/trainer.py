@@ -13,13 +13,12 @@ import optax
 from jax import Array
 
 from jaxrobust import optim, rng, sharding
-from jaxrobust.augment import make_augment
 from jaxrobust.loader import Feed, Pool, to_unit
 from jaxrobust.progress import Progress
 from jaxrobust.state import bind, create_state, eval_variables, init_variables
 from jaxrobust.tasks.fit import Fitted, Stage, fit
 from jaxrobust.tasks.probe import make_probe
-from jaxrobust.tasks.setup import Method, Setup
+from jaxrobust.tasks.setup import Method, Setup, build_augment
 from jaxrobust.train_step import Program, StepOptions, make_train_step
 from jaxrobust.types import Batch, LogitsFn, Subset, TrainState
 from jaxrobust.workdir import Workdir
@@ -145,10 +144,8 @@ class Trainer:
         if key not in self._programs:
             setup, train = self.setup, self.setup.config["train"]
             tx = optim.make_optimiser(setup.config["optim"], num_steps)
-            augment = make_augment(
-                **setup.config["augment"],
-                num_classes=setup.num_classes,
-                num_original=self.pool.num_original,
+            augment = build_augment(
+                setup.config["augment"], setup.num_classes, self.pool.num_original
             )
             options = StepOptions(
                 attack_bn=method.attack_bn,

@@ -1,0 +1,58 @@
+"""Every recipe runs in its smoke variant, and says what it is."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.tasks.conftest import ROOT
+
+from jaxrobust.main import main
+
+RECIPES = sorted(
+    path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("base", "__init__")
+)
+
+
+@pytest.mark.parametrize("recipe", [r for r in RECIPES if r != "hybrid"])
+def test_smoke_variant_runs_to_the_end(recipe, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    config = f"--config=configs/{recipe}.py:smoke"
+    assert main(["jaxrobust", config, f"--workdir={workdir}"]) == 0, (
+        capsys.readouterr().err
+    )
+    card = json.loads((workdir / "card.json").read_text())
+    assert card["data"]["train"] == 100
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_docstring_is_a_lab_notebook(recipe):
+    text = (ROOT / "configs" / f"{recipe}.py").read_text()
+    for word in ("Source", "Run ", "Variants"):
+        assert word in text, f"{recipe} does not say its {word.lower()}"
+    assert f"--config=configs/{recipe}.py" in text
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("variant", ["", "cifar10", "smoke"])
+def test_every_variant_is_plain_data(recipe, variant):
+    from jaxrobust.flags import plain
+
+    module = __import__(f"configs.{recipe}", fromlist=["get_config"])
+    config = plain(module.get_config(variant))
+    assert json.loads(json.dumps(config)), "only names, numbers and tuples"
+    assert Path(config["data"]["path"]) is not None
+
+
+def test_prune_compares_with_random_at_every_ratio(tmp_path, capsys):
+    workdir = tmp_path / "run"
+    config = "--config=configs/prune.py:smoke"
+    keep = "--config.prune.keep_ratios=(0.5,)"
+    assert main(["jaxrobust", config, keep, f"--workdir={workdir}"]) == 0, (
+        capsys.readouterr().err
+    )
+    rows = json.loads((workdir / "results.json").read_text())["rows"]
+    sizes = {row["name"]: row["train_images"] for row in rows}
+    for kind in ("original", "hybrid"):
+        assert sizes[f"nfgsm / {kind}"] == 100
+        for choice in ("heuristic", "random"):
+            assert sizes[f"nfgsm / {kind} {choice} 50%"] == 50

@@ -1,0 +1,111 @@
+"""What a finished hybrid run leaves behind."""
+
+import json
+
+import numpy as np
+from tests.tasks.conftest import run_cli
+
+ROWS = [
+    "pgd_at / original",
+    "pgd_at / hybrid",
+    "pgd_at / random",
+    "standard / original",
+]
+
+
+def test_leaves_all_that_a_run_directory_promises(smoke):
+    for name in (
+        "config.json",
+        "metrics.jsonl",
+        "results.json",
+        "card.json",
+        "report.html",
+        "report.md",
+        "log.txt",
+        "checkpoints/seed0/pgd_at-hybrid",
+        "selections/seed0-round2.npz",
+        "selections/seed0-round2.json",
+        "generated/manifest.json",
+    ):
+        assert (smoke / name).exists(), name
+    assert not [p for p in smoke.rglob("*") if p.name.endswith(".partial")]
+
+
+def test_prints_the_table_with_baselines(smoke):
+    printed = (smoke / "stdout.txt").read_text()
+    for name in ROWS:
+        assert name in printed
+    assert "report.html" in printed
+
+
+def test_rows_carry_the_columns_of_the_contract(smoke):
+    results = json.loads((smoke / "results.json").read_text())
+    assert [row["name"] for row in results["rows"]] == ROWS
+    for row in results["rows"]:
+        for key in ("clean_acc", "pgd_acc", "cw_acc"):
+            assert 0.0 <= row[key] <= 1.0
+        for part in ("attack", "score", "select", "train"):
+            assert row[f"{part}_seconds"] >= 0.0
+        assert row["steps"] == 8 and row["seeds"] == [0]
+    standard = results["rows"][-1]
+    assert standard["attack_seconds"] == 0.0
+
+
+def test_one_seed_claims_nothing(smoke):
+    results = json.loads((smoke / "results.json").read_text())
+    assert "too few to claim" in results["answer"]
+    card = json.loads((smoke / "card.json").read_text())
+    seeds = next(c for c in card["checks"] if c["name"] == "enough seeds")
+    assert not seeds["ok"]
+
+
+def test_rounds_keep_as_many_as_the_original_has(smoke):
+    previous = np.arange(100)
+    for number in (1, 2):
+        folder = smoke / "selections"
+        facts = json.loads((folder / f"seed0-round{number}.json").read_text())
+        with np.load(folder / f"seed0-round{number}.npz") as manifest:
+            index, kept = manifest["index"], manifest["kept"]
+            score, generated = manifest["score"], manifest["generated"]
+        assert kept.sum() == facts["budget"] == 100
+        assert np.isin(previous, index).all(), "a round starts from the last one's set"
+        assert (np.diff(index) > 0).all()
+        assert score[kept].min() >= score[~kept].max(), "the hardest are kept"
+        assert facts["generated_share"] == generated[kept].mean()
+        assert sum(facts["generated_per_class"].values()) == generated[kept].sum()
+        assert "trained on" in facts["meaning"]
+        previous = index[kept]
+
+
+def test_risks_are_in_the_range_of_the_paper(smoke):
+    with np.load(smoke / "selections" / "seed0-round1.npz") as manifest:
+        for name in ("w_nat", "w_bdy"):
+            assert manifest[name].min() >= 0.5 and manifest[name].max() <= 0.8045
+        both = manifest["w_nat"] + manifest["w_bdy"]
+        np.testing.assert_allclose(manifest["score"], both, rtol=1e-6)
+
+
+def test_the_generator_saw_the_training_split_only(smoke):
+    facts = json.loads((smoke / "generated" / "manifest.json").read_text())
+    card = json.loads((smoke / "card.json").read_text())
+    assert facts["trained_on"]["sha256"] == card["data"]["sha256"]
+    assert facts["trained_on"]["sha256"] != card["data"]["test_sha256"]
+    assert set(facts["per_class"].values()) <= {12, 13}
+
+
+def test_the_same_command_again_redoes_nothing(smoke):
+    before = (smoke / "results.json").read_bytes()
+    done = run_cli("--config=configs/hybrid.py:smoke", f"--workdir={smoke}")
+    assert done.returncode == 0, done.stderr
+    assert (smoke / "results.json").read_bytes() == before
+    assert "resuming" not in done.stderr
+
+
+def test_a_workdir_of_another_config_is_refused(smoke):
+    done = run_cli(
+        "--config=configs/hybrid.py:smoke",
+        f"--workdir={smoke}",
+        "--config.threat.eps=0.2",
+    )
+    assert done.returncode == 2
+    assert "threat.eps" in done.stderr and done.stderr.count("\n") == 1
