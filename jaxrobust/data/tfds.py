@@ -17,6 +17,8 @@ from jaxrobust.errors import UserError
 
 DEFAULT_DATA_DIR = "~/tensorflow_datasets"
 TEST_NAMES = ("test", "validation")
+# TFDS imports the second to prepare a set, but does not ask pip for it.
+PREPARE_NEEDS = "pip install tensorflow importlib_resources"
 VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
@@ -75,8 +77,8 @@ def _prepared(root: Path, dataset: str) -> Path:
     if not found:
         command = prepare_command(root, dataset, root / "downloads")
         raise UserError(
-            f"tfds set {dataset!r} is not prepared in {root}: run (once, after pip "
-            f"install tensorflow) {command}"
+            f"tfds set {dataset!r} is not prepared in {root}: run (once, after "
+            f"{PREPARE_NEEDS}) {command}"
         )
     configs = sorted({folder.parent.name for folder in found})
     if len(configs) > 1:
@@ -91,8 +93,8 @@ def _prepared(root: Path, dataset: str) -> Path:
         command = prepare_command(other, dataset, root / "downloads")
         raise UserError(
             f"tfds set {dataset!r} in {root} is stored as {' and '.join(formats)}, "
-            "which only TensorFlow reads: run (once, after pip install tensorflow) "
-            f"{command} and set path to {other}"
+            f"which only TensorFlow reads: run (once, after {PREPARE_NEEDS}) {command} "
+            f"and set path to {other}"
         )
     return folder
 

@@ -116,7 +116,7 @@ def test_missing_set_prints_the_command_that_prepares_it(tmp_path):
         "file_format='array_record').download_and_prepare("
     )
     for path in (tmp_path, tmp_path / "nowhere"):
-        with one_line_error("not prepared", "python -c", "file_format='array_record'"):
+        with one_line_error("not prepared", "pip install", "python -c"):
             tfds("train", str(path), "cifar10", 0)
     with one_line_error(command):
         tfds("train", str(tmp_path), "cifar10", 0)
