@@ -14,6 +14,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxrobust.errors import UserError
 from jaxrobust.generative.diffusion import Denoise, normal_rows
 from jaxrobust.generative.schedule import Schedule
 
@@ -37,8 +38,8 @@ def ddim(
 ) -> Array:
     """DDIM images f32[B,H,W,C] in [0,1]; `num_steps` network evaluations.
 
-    `z_{i+1} = z_i + (r_{i+1} - r_i) dz/dr(z_i)` at times uniform in t from 1 to 0,
-    then the posterior mean at t = 0.
+    `z_{i+1} = z_i + (r_{i+1} - r_i) dz/dr(z_i)` at t_i = 1 - i / num_steps, i.e. at the
+    end the posterior mean at t = 1 / num_steps.
 
     Ref: Song et al., arXiv:2010.02502, eq. 12 with sigma = 0.
     """
@@ -55,11 +56,12 @@ def heun(
 ) -> Array:
     """Heun images f32[B,H,W,C] in [0,1]; `2 num_steps - 1` network evaluations.
 
-    `z_{i+1} = z_i + (r_{i+1} - r_i) (dz/dr(z_i) + dz/dr(euler(z_i))) / 2`, then the
-    posterior mean at t = 0.
+    `z_{i+1} = z_i + (r_{i+1} - r_i) (dz/dr(z_i) + dz/dr(euler(z_i))) / 2` at DDIM's
+    times; the last step is DDIM's.
 
     Ref: Karras et al., arXiv:2206.00364, algorithm 1.
-    Deviates: times are uniform in the schedule's t, not in sigma^(1/7).
+    Deviates: times are uniform in the schedule's t, not in sigma^(1/7); on digits with
+    the cosine schedule this is the better of the two at 12 and at 18 steps.
     """
     return _integrate(_heun, keys, denoise, schedule, label, shape, num_steps)
 
@@ -86,6 +88,8 @@ def _integrate(
     shape: tuple[int, ...],
     num_steps: int,
 ) -> Array:
+    if num_steps < 1:
+        raise UserError(f"a sampler needs at least one step, not {num_steps}")
     times = 1.0 - jnp.arange(num_steps) / num_steps
     alpha, sigma = schedule.alpha_sigma(times)
     ratio = sigma / alpha
@@ -101,4 +105,5 @@ def _integrate(
 
     z = normal_rows(keys, shape) / alpha[0]
     z = lax.fori_loop(0, num_steps - 1, body, z)
-    return 0.5 * (clean(z, jnp.asarray(num_steps - 1)) + 1.0)
+    image = 0.5 * (clean(z, jnp.asarray(num_steps - 1)) + 1.0)
+    return jnp.clip(image, 0.0, 1.0)

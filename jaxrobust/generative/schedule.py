@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 LOG_SNR_MAX = 10.0
-"""At t = 0: sigma = exp(-5), a third of a step of 8-bit pixels in [-1, 1] is 0.003."""
+"""At t = 0: sigma = exp(-5) = 0.0067, less than one step of 8-bit pixels in [-1, 1]."""
 
 LOG_SNR_MIN = -10.0
 """At t = 1: alpha_bar = 4.5e-5, the end of DDPM's own 1000 steps (4.0e-5)."""
@@ -27,7 +27,7 @@ class Schedule:
     """t f32[...] in [0, 1] -> log(alpha^2 / sigma^2) f32[...], strictly decreasing."""
 
     def alpha_bar(self, t: Array) -> Array:
-        """`alpha_bar(t) = alpha(t)^2 = sigmoid(log_snr(t))`, the share of signal power."""
+        """The share of signal power, `alpha(t)^2 = sigmoid(log_snr(t))`."""
         return jax.nn.sigmoid(self.log_snr(t))
 
     def alpha_sigma(self, t: Array) -> tuple[Array, Array]:

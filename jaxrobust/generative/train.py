@@ -1,5 +1,6 @@
 """The training step of a denoiser: pure, and at home inside `lax.scan`."""
 
+import dataclasses
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -24,7 +25,7 @@ def init_state(
     key: Array,
     shape: tuple[int, ...],
 ) -> TrainState:
-    """A fresh state for images of `shape` (H,W,C); its average starts at the weights."""
+    """A fresh state for images of `shape` (H,W,C), averaged weights included."""
     one = (jnp.zeros((1, *shape)), jnp.zeros(1), jnp.zeros(1, jnp.int32))
     params = jax.jit(model.init)(key, *one)["params"]
     return TrainState(
@@ -70,12 +71,18 @@ def make_denoise_step(
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         average = update_ema(state.ema["params"], params, ema_decay, state.step)
-        metrics = {"loss": loss, "grad_norm": optax.global_norm(grads)}
-        return state.replace(
+        metrics = {"loss": loss, "grad_norm": _length(grads)}
+        state = dataclasses.replace(
+            state,
             step=state.step + 1,
             params=params,
             opt_state=opt_state,
             ema={"params": average, "batch_stats": {}},
-        ), metrics
+        )
+        return state, metrics
 
     return step
+
+
+def _length(grads: PyTree) -> Array:
+    return jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)))

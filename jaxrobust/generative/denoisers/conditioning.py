@@ -4,10 +4,14 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from jaxrobust.errors import unknown_name
+
 TIME_SCALE = 1000.0
 """The sinusoids were made for DDPM's step numbers, 0 to 1000."""
 
 MAX_PERIOD = 10_000.0
+
+DTYPES = ("float32", "bfloat16")
 
 
 def time_embedding(t: Array, width: int) -> Array:
@@ -20,6 +24,13 @@ def time_embedding(t: Array, width: int) -> Array:
     exponent = jnp.arange(width // 2, dtype=jnp.float32) / (width // 2)
     angle = TIME_SCALE * t[:, None] * jnp.power(MAX_PERIOD, -exponent)[None, :]
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+
+
+def compute_dtype(name: str) -> jnp.dtype:
+    """The type a denoiser computes in; its weights and its output stay float32."""
+    if name not in DTYPES:
+        raise unknown_name("dtype of a denoiser", name, DTYPES)
+    return jnp.dtype(name)
 
 
 class Conditioning(nn.Module):

@@ -6,11 +6,20 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from jaxrobust.generative.denoisers.conditioning import Conditioning, Modulation
+from jaxrobust.generative.denoisers.conditioning import (
+    Conditioning,
+    Modulation,
+    compute_dtype,
+)
 
 
 class MLP(nn.Module):
-    """`num_blocks` pre-norm residual blocks of `width`, modulated by time and class."""
+    """`num_blocks` pre-norm residual blocks of `width`, modulated by time and class.
+
+    A gated copy of x_t joins the output, pixel by pixel: `out = f(x_t) + (1 + a) x_t +
+    b` with a and b linear in the condition. Near the clean image this is most of the
+    answer: without it digits needed twice the steps and kept a grey background.
+    """
 
     num_classes: int
     width: int
@@ -29,14 +38,15 @@ class MLP(nn.Module):
         last = nn.Dense(
             pixels, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="last"
         )(hidden)
+        last = last + Modulation(self.dtype, name="skip")(flat, condition)
         return last.reshape(x_t.shape).astype(jnp.float32)
 
 
 def mlp(
     num_classes: int, width: int, num_blocks: int, dtype: str = "float32"
 ) -> nn.Module:
-    """A residual MLP denoiser; parameters grow with H W C width, so keep images tiny."""
-    return MLP(num_classes, width, num_blocks, jnp.dtype(dtype))
+    """A residual MLP denoiser, for tiny images: parameters grow with H W C width."""
+    return MLP(num_classes, width, num_blocks, compute_dtype(dtype))
 
 
 class _Block(nn.Module):

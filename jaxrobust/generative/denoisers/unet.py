@@ -9,7 +9,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxrobust.errors import UserError
-from jaxrobust.generative.denoisers.conditioning import Conditioning, Modulation
+from jaxrobust.generative.denoisers.conditioning import (
+    Conditioning,
+    Modulation,
+    compute_dtype,
+)
 from jaxrobust.models.conv import canonical
 
 CHANNELS_PER_GROUP = 8
@@ -18,11 +22,13 @@ MAX_GROUPS = 32
 
 
 class UNet(nn.Module):
-    """Level l has `widths[l]` channels, half the side of level l-1, `num_blocks` blocks.
+    """Level l has `widths[l]` channels and half the side of level l-1.
 
-    Levels in `attention` follow each block by self-attention over their pixels.
+    `num_blocks` residual blocks a level going down, one more going up; in the levels of
+    `attention` each is followed by self-attention over the pixels.
 
-    Ref: Ho et al., arXiv:2006.11239, appendix B; Dhariwal & Nichol, arXiv:2105.05233, §3.
+    Ref: Ho et al., arXiv:2006.11239, appendix B; Dhariwal & Nichol, arXiv:2105.05233,
+    section 3.
     Deviates: resampling by 2x2 mean and by repetition, without weights of its own.
     """
 
@@ -65,9 +71,8 @@ class UNet(nn.Module):
         factor = 2 ** (len(self.widths) - 1)
         if shape[1] % factor or shape[2] % factor:
             raise UserError(
-                f"unet with {len(self.widths)} widths halves its images "
-                f"{len(self.widths) - 1} times, which {shape[1]}x{shape[2]} do not allow: "
-                "give fewer widths or resize"
+                f"unet with {len(self.widths)} widths needs image sides divisible by "
+                f"{factor}, not {shape[1]}x{shape[2]}: give fewer widths or resize"
             )
 
 
@@ -79,9 +84,8 @@ def unet(
     dtype: str = "float32",
 ) -> nn.Module:
     """A U-Net denoiser; `attention` lists the levels (0 is the finest) that attend."""
-    return UNet(
-        num_classes, tuple(widths), num_blocks, tuple(attention), jnp.dtype(dtype)
-    )
+    kind = compute_dtype(dtype)
+    return UNet(num_classes, tuple(widths), num_blocks, tuple(attention), kind)
 
 
 class _ResBlock(nn.Module):
@@ -117,10 +121,9 @@ class _Attention(nn.Module):
 
 
 def _conv(width: int, dtype: jnp.dtype, **options) -> nn.Conv:
-    # Gradients of XLA's own convolution are slow inside loops on CPU (models.conv).
-    return nn.Conv(
-        width, (3, 3), dtype=dtype, conv_general_dilated=canonical, **options
-    )
+    # XLA's own gradients of convolutions are slow in loops on CPU, and only there.
+    own = canonical if jax.default_backend() == "cpu" else None
+    return nn.Conv(width, (3, 3), dtype=dtype, conv_general_dilated=own, **options)
 
 
 class _Norm(nn.Module):
