@@ -4,7 +4,7 @@ Source   Ho et al., Denoising Diffusion Probabilistic Models, arXiv:2006.11239
 Run      python -m jaxrobust.main --config=configs/generate.py
          then --config=configs/hybrid.py --config.generated.name=npz
          --config.generated.path=runs/generate/generated
-Variants (none)    digits, 8x8, embedded; cifar10 a U-Net on accelerators; smoke for tests
+Variants (none)    digits, 8x8, embedded; cifar10 a U-Net, accelerators; smoke for tests
 """
 
 from configs import base, hybrid

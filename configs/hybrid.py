@@ -136,7 +136,7 @@ def cifar10(c) -> None:
 
 
 def image_generator() -> dict:
-    """A U-Net of the DDPM kind for 32x32 images; a GPU for a day, or a small try-out."""
+    """A U-Net of the DDPM kind for 32x32 images: a GPU for a day, or a small try."""
     generator = small_generator()
     generator["denoiser"] = {
         "name": "unet",

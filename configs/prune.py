@@ -1,7 +1,7 @@
 """Pruning by robust risk: how much of a training set can go.
 
-Source   Dong et al., Towards Adversarially Robust Data-Efficient Learning with Generated
-         Data, table II (CIFAR-10, ResNet-18, N-FGSM; natural / PGD-20):
+Source   Dong et al., Towards Adversarially Robust Data-Efficient Learning with
+         Generated Data, table II (CIFAR-10, ResNet-18, N-FGSM; natural / PGD-20):
          original  random 80% 78.52 / 46.93, 40% 72.76 / 42.39
                    heuristic  78.07 / 47.75,     72.16 / 43.25
          hybrid    random     78.46 / 48.10,     72.78 / 43.30

@@ -12,10 +12,8 @@ from jax import Array, lax
 
 from jaxrobust import losses, rng
 from jaxrobust.errors import unknown_name
-from jaxrobust.errors import unknown_name
 from jaxrobust.types import Batch
 
-SCOPES = ("all", "generated")
 SCOPES = ("all", "generated")
 Augment = Callable[[Array, Batch], Batch]
 

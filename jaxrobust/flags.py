@@ -24,24 +24,16 @@ class Arguments(NamedTuple):
 
 def parse(argv: Sequence[str]) -> Arguments:
     """Raises `UserError`, one line, for whatever the user mistyped."""
-    from absl import flags
-    from ml_collections import config_flags
-
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, "recipe", flag_values=values)
-    flags.DEFINE_string("workdir", "", "run directory", flag_values=values)
-    flags.DEFINE_string("profile_dir", "", "profiler trace", flag_values=values)
-    flags.DEFINE_string("coordinator", "", "host:port", flag_values=values)
-    flags.DEFINE_integer("num_processes", 1, "of the group", flag_values=values)
-    flags.DEFINE_integer("process_id", 0, "of this one", flag_values=values)
     recipe, variant = _check_recipe(argv)
     _import_beside(recipe)
+    values = _define(argv)
     try:
+        _check_keys(argv, _recipe_alone(argv))
         rest = values(list(argv))
         config = values["config"].value
     except UserError:
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - ml_collections raises many types
         raise _one_line(error) from error
     if len(rest) > 1:
         raise UserError(
@@ -58,6 +50,45 @@ def parse(argv: Sequence[str]) -> Arguments:
     )
 
 
+def _define(argv: Sequence[str]):
+    """The flags, in a space of their own: absl's global one is not touched."""
+    from absl import flags
+    from ml_collections import config_flags
+
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file(
+        "config", None, "recipe", flag_values=values, sys_argv=list(argv)
+    )
+    flags.DEFINE_string("workdir", "", "run directory", flag_values=values)
+    flags.DEFINE_string("profile_dir", "", "profiler trace", flag_values=values)
+    flags.DEFINE_string("coordinator", "", "host:port", flag_values=values)
+    flags.DEFINE_integer("num_processes", 1, "of the group", flag_values=values)
+    flags.DEFINE_integer("process_id", 0, "of this one", flag_values=values)
+    return values
+
+
+def _recipe_alone(argv: Sequence[str]) -> dict[str, Any]:
+    """The recipe's configuration before any override."""
+    alone = [argv[0], f"--config={_given_recipe(argv)}"]
+    values = _define(alone)
+    values(alone)
+    return plain(values["config"].value)
+
+
+def _check_keys(argv: Sequence[str], config: dict[str, Any]) -> None:
+    """Raises `UserError` for a --config.a.b whose key the recipe does not have."""
+    for argument in argv:
+        if argument.startswith("--config."):
+            here: Any = config
+            path = argument.removeprefix("--config.").partition("=")[0].split(".")
+            for depth, key in enumerate(path):
+                if not isinstance(here, dict) or key not in here:
+                    where = ".".join(["config", *path[:depth]])
+                    known = here if isinstance(here, dict) else ["(none)"]
+                    raise unknown_name(f"key of {where}", key, known)
+                here = here[key]
+
+
 def plain(value: Any) -> Any:
     """Config trees as dicts and tuples."""
     if hasattr(value, "items"):
@@ -70,12 +101,7 @@ def plain(value: Any) -> Any:
 def _check_recipe(argv: Sequence[str]) -> tuple[Path, str]:
     """The recipe's file and variant; what ml_collections would report as a
     traceback."""
-    given = ""
-    for i, argument in enumerate(argv):
-        if argument == "--config" and i + 1 < len(argv):
-            given = argv[i + 1]
-        elif argument.startswith("--config="):
-            given = argument.removeprefix("--config=")
+    given = _given_recipe(argv)
     if not given:
         raise UserError(
             "no recipe: say --config=configs/hybrid.py (or another file of configs/)"
@@ -91,6 +117,16 @@ def _check_recipe(argv: Sequence[str]) -> tuple[Path, str]:
             )
         raise unknown_name("recipe", name, known)
     return path, variant
+
+
+def _given_recipe(argv: Sequence[str]) -> str:
+    given = ""
+    for i, argument in enumerate(argv):
+        if argument == "--config" and i + 1 < len(argv):
+            given = argv[i + 1]
+        elif argument.startswith("--config="):
+            given = argument.removeprefix("--config=")
+    return given
 
 
 def _import_beside(recipe: Path) -> None:

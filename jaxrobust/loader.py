@@ -49,6 +49,11 @@ class Pool:
         return np.concatenate([part.label for part in self.parts])
 
     @property
+    def source_rows(self) -> np.ndarray:
+        """int64[N], each image's place in the file or folder that it came from."""
+        return np.concatenate([part.source_rows for part in self.parts])
+
+    @property
     def nbytes(self) -> int:
         """The size of all pixels."""
         return sum(math.prod(part.image.shape) for part in self.parts)

@@ -205,6 +205,7 @@ def rank(
     kept[chosen] = True
     columns |= {
         "index": index.astype(np.int64),
+        "source_row": trainer.pool.source_rows[index],
         "weight": np.ones(len(index), np.float32),
         "kept": kept,
         "label": trainer.pool.label[index],
@@ -221,8 +222,8 @@ def describe(trainer: Trainer, ranking: Manifest, budget: int) -> dict[str, Any]
     per_class = np.bincount(columns["label"][kept & generated], minlength=len(names))
     splits = trainer.setup.splits
     return {
-        "meaning": "kept = trained on; index < num_original is an original image "
-        "(in the order of the training split), later ones are generated",
+        "meaning": "kept = trained on; index < num_original is an original image, "
+        "later ones are generated; source_row is the image's row in its own file",
         "budget": budget,
         "candidates": len(kept),
         "kept": int(kept.sum()),

@@ -104,7 +104,7 @@ def build_model(spec: Config, train: data.ImageSet) -> nn.Module:
     images."""
     spec = dict(spec)
     mean, std = tuple(spec.pop("mean")), tuple(spec.pop("std"))
-    if not mean or not std:
+    if not mean and not std:
         mean, std = channel_statistics(train)
     channels = train.image.shape[-1]
     if len(mean) != channels or len(std) != channels:

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from tests.tasks.conftest import ROOT, command, environment, run_cli
 
 CONFIG = (

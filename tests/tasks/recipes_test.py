@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.tasks.conftest import ROOT
 
 from jaxrobust.main import main
+from tests.tasks.conftest import ROOT
 
 RECIPES = sorted(
-    path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("base", "__init__")
+    path.stem
+    for path in (ROOT / "configs").glob("*.py")
+    if path.stem not in ("base", "__init__")
 )
 
 

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+
 from tests.tasks.conftest import run_cli
 
 ROWS = [

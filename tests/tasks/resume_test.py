@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.tasks.conftest import ROOT, command, environment, run_cli
 
 from jaxrobust import tree
+from tests.tasks.conftest import ROOT, command, environment, run_cli
 
 LONGER = (
     "--config=configs/hybrid.py:smoke",
