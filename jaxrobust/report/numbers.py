@@ -1,0 +1,111 @@
+"""How quantities are named and printed: fractions become percent only here."""
+
+import math
+from collections.abc import Iterable
+from typing import Any, TypeGuard
+
+from jaxrobust.report.page import Cell
+from jaxrobust.report.run import Row
+
+_LABELS = {
+    "clean_acc": "Clean",
+    "pgd_acc": "PGD",
+    "cw_acc": "CW",
+    "aa_acc": "AutoAttack",
+    "certified_acc": "Certified",
+    "loss": "Training loss",
+    "acc": "Training accuracy",
+    "val_clean_acc": "Validation accuracy, clean",
+    "val_pgd_acc": "Validation accuracy, PGD",
+    "probe_fgsm_acc": "Probe accuracy, FGSM",
+    "probe_pgd_acc": "Probe accuracy, PGD",
+    "grad_norm": "Gradient norm",
+    "max_distance": "Largest distance",
+    "train_images": "Training images",
+    "generated_share": "Generated",
+}
+_NOT_A_QUANTITY = {"name", "seed", "seeds", "baseline"}
+
+
+def label(key: str) -> str:
+    """A column or axis title for a quantity, without its unit."""
+    if key in _LABELS:
+        return _LABELS[key]
+    words = key.removesuffix("_acc").replace("_", " ").strip() or key
+    return words[0].upper() + words[1:]
+
+
+def is_accuracy(key: str) -> bool:
+    """Whether `key` is an accuracy: a fraction, and more of it is better."""
+    return key == "acc" or key.endswith("_acc")
+
+
+def is_fraction(key: str) -> bool:
+    """Whether `key` is printed as percent."""
+    return is_accuracy(key) or key.endswith("_share")
+
+
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """Whether `value` is a number (a truth value is none)."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def quantities(rows: list[Row]) -> list[str]:
+    """The measured keys of result rows, accuracies first; no times, no spreads."""
+    seen = dict.fromkeys(key for row in rows for key in row)
+    keys = [
+        key
+        for key in seen
+        if key not in _NOT_A_QUANTITY
+        and not key.endswith(("_std", "_seconds"))
+        and any(is_number(row.get(key)) for row in rows)
+    ]
+    return sorted(known_first(keys), key=lambda key: not is_accuracy(key))
+
+
+def known_first(keys: Iterable[str]) -> list[str]:
+    """`keys` with those of this module's table first, in its order."""
+    place = {key: i for i, key in enumerate(_LABELS)}
+    return sorted(keys, key=lambda key: place.get(key, len(place)))
+
+
+def seed_count(row: Row) -> int:
+    """How many seeds a result row is the mean of."""
+    return len(row.get("seeds") or [0])
+
+
+def cell(row: Row, key: str, best: bool = False) -> Cell:
+    """The value of `key` in `row`, with its spread where it is a mean over seeds."""
+    value = row.get(key)
+    if not is_number(value):
+        return Cell("–" if value is None else str(value))
+    scale = percent if is_fraction(key) else quantity
+    spread = row.get(f"{key}_std")
+    if not is_number(spread) or seed_count(row) < 2:
+        return Cell(scale(value), best=best)
+    return Cell(scale(value), scale(spread), best)
+
+
+def percent(fraction: float) -> str:
+    """0.98 -> `98.0`."""
+    return f"{100 * fraction:.1f}"
+
+
+def quantity(value: float) -> str:
+    """A count in full with commas, any other number with four digits."""
+    if isinstance(value, int) or (math.isfinite(value) and value == round(value)):
+        return f"{int(value):,}" if abs(value) < 1e9 else f"{value:.4g}"
+    return f"{value:.4g}"
+
+
+def duration(seconds: float) -> str:
+    """0.83 -> `0.8 s`, 75 -> `75 s`, 200 -> `3 min 20 s`, 7500 -> `2 h 5 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 120:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 120:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,91 @@
+"""Where the time went: attack, score, select, train."""
+
+from matplotlib.patches import Patch
+
+from jaxrobust.report import style
+from jaxrobust.report.numbers import is_number, label
+from jaxrobust.report.page import Cell, Picture, Pictures, Section, Table
+from jaxrobust.report.run import Row, Run
+
+_PARTS = {
+    "attack_seconds": ("Attack", style.ORANGE),
+    "score_seconds": ("Score", style.AMBER),
+    "select_seconds": ("Select", style.GREEN),
+    "train_seconds": ("Train", style.BLUE),
+}
+
+
+def time_split(run: Run) -> Section | None:
+    """Stacked bars of seconds and of shares for each row, and the same as a table."""
+    rows = [row for row in run.rows if any(is_number(row.get(key)) for key in _PARTS)]
+    if not rows:
+        return None
+    parts = [key for key in _PARTS if any(is_number(row.get(key)) for row in rows)]
+    caption = "Mean over the seeds; only the parts that the run measured."
+    bars = Pictures((_bars(rows, parts, False), _bars(rows, parts, True)), caption)
+    return Section("Time", (bars, _table(rows, parts)))
+
+
+def _bars(rows: list[Row], parts: list[str], shares: bool) -> Picture:
+    title, unit = (
+        ("Share of each part", "%") if shares else ("Seconds of each part", "seconds")
+    )
+    names = [str(row.get("name", "")) for row in rows]
+    figure = style.canvas(style.HALF, 106 + 23 * len(rows))
+    axes = style.rows_panel(figure, title, names, bottom=70, right=16)
+    style.rule(axes, "x")
+    for i, row in enumerate(rows):
+        whole = _sum(row, parts)
+        scale = 100 / whole if shares and whole else 1.0
+        start = 0.0
+        for part in parts:
+            width = scale * _seconds(row, part)
+            axes.barh(i, width, left=start, height=0.62, color=_PARTS[part][1])
+            start += width
+    if shares:
+        axes.set_xlim(0, 100)
+    style.name_axes(axes, x=unit)
+    figure.legend(
+        handles=[Patch(color=_PARTS[p][1], label=_PARTS[p][0].lower()) for p in parts],
+        loc="lower center",
+        ncols=len(parts),
+        frameon=False,
+        fontsize=style.px(11.5),
+        labelcolor=style.INK,
+        handlelength=1,
+        handletextpad=0.5,
+        borderaxespad=0.2,
+    )
+    alt = f"{title} ({unit}), for every row: attack, score, select, train"
+    return Picture("time-share" if shares else "time-seconds", figure, alt)
+
+
+def _table(rows: list[Row], parts: list[str]) -> Table:
+    seen = dict.fromkeys(key for row in rows for key in row if key not in _PARTS)
+    others = [
+        key
+        for key in seen
+        if key.endswith("_seconds") and any(_seconds(row, key) for row in rows)
+    ]
+    titles = [f"{label(key.removesuffix('_seconds'))} (s)" for key in others]
+    names = (*(f"{_PARTS[part][0]} (s)" for part in parts), "Sum (s)", *titles)
+    body = tuple(
+        (
+            Cell(str(row.get("name", ""))),
+            *(Cell(f"{_seconds(row, part):,.1f}") for part in parts),
+            Cell(f"{_sum(row, parts):,.1f}"),
+            *(Cell(f"{_seconds(row, key):,.1f}") for key in others),
+        )
+        for row in rows
+    )
+    note = "Columns after the sum are not part of it." if others else ""
+    return Table(("Objective / data", *names), body, note=note)
+
+
+def _seconds(row: Row, part: str) -> float:
+    value = row.get(part)
+    return float(value) if is_number(value) else 0.0
+
+
+def _sum(row: Row, parts: list[str]) -> float:
+    return sum(_seconds(row, part) for part in parts)

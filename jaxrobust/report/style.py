@@ -1,0 +1,135 @@
+"""One look for every figure: sizes in CSS pixels, colour-blind safe, thin lines.
+
+Figures are drawn with matplotlib's object interface only, so nothing global is set.
+"""
+
+import io
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, without the yellow that vanishes on white.
+BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
+PINK, AMBER, SKY, GRAY = "#CC79A7", "#E69F00", "#56B4E9", "#7A7F87"
+PALETTE = (BLUE, ORANGE, GREEN, PINK, AMBER, SKY, GRAY)
+DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
+INK, MUTED, RULE = "#24292F", "#5B636D", "#DDE1E6"
+
+HALF = 438  # two figures and a gap fill the page's column; one fills a phone's
+_PER_INCH = 100  # CSS pixels an inch: the other sizes follow from it
+_SHARP = 2  # device pixels a CSS pixel
+
+
+def px(size: float) -> float:
+    """CSS pixels as matplotlib points."""
+    return size * 72 / _PER_INCH
+
+
+def canvas(width: float, height: float, transparent: bool = False) -> Figure:
+    """An empty figure of `width` x `height` CSS pixels."""
+    size = (width / _PER_INCH, height / _PER_INCH)
+    face = "none" if transparent else "white"
+    return Figure(figsize=size, dpi=_PER_INCH * _SHARP, facecolor=face)
+
+
+def panel(
+    figure: Figure, title: str, left: float = 46, bottom: float = 40, right: float = 12
+) -> Axes:
+    """The one plot of `figure`: margins in CSS pixels, title above on the left."""
+    width, height = css_size(figure)
+    top = 30
+    box = (
+        left / width,
+        bottom / height,
+        (width - left - right) / width,
+        (height - top - bottom) / height,
+    )
+    axes = figure.add_axes(box)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set(color=MUTED, linewidth=px(0.8))
+    axes.tick_params(
+        length=px(3), width=px(0.8), color=MUTED, labelcolor=INK, labelsize=px(11.5)
+    )
+    axes.set_axisbelow(True)
+    figure.text(
+        0,
+        1 - 5 / height,
+        plain(title),
+        size=px(13),
+        weight="bold",
+        color=INK,
+        va="top",
+    )
+    return axes
+
+
+def rows_panel(
+    figure: Figure, title: str, names: list[str], bottom: float = 40, right: float = 12
+) -> Axes:
+    """A plot with one named row a line, the first on top, and room for the names."""
+    names = [shorten(name) for name in names]
+    width = max((len(name) for name in names), default=0)
+    axes = panel(figure, title, left=18 + 6.9 * width, bottom=bottom, right=right)
+    axes.set_yticks(range(len(names)), [plain(name) for name in names])
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    return axes
+
+
+def name_axes(axes: Axes, x: str = "", y: str = "") -> None:
+    """Title the axes in the quiet colour."""
+    axes.set_xlabel(plain(x), size=px(11.5), color=MUTED)
+    axes.set_ylabel(plain(y), size=px(11.5), color=MUTED)
+
+
+def rule(axes: Axes, axis: str) -> None:
+    """Faint lines across the plot, to read values off `axis` (`x` or `y`)."""
+    axes.grid(axis=axis, color=RULE, linewidth=px(0.8))  # pyright: ignore[reportArgumentType]
+
+
+def key(axes: Axes, **place) -> None:
+    """A legend of what was drawn with a label; its paper hides the rules behind it."""
+    axes.legend(
+        facecolor="white",
+        edgecolor="none",
+        framealpha=0.9,
+        fontsize=px(11.5),
+        labelcolor=INK,
+        handletextpad=0.5,
+        **place,
+    )
+
+
+def css_size(figure: Figure) -> tuple[int, int]:
+    """Width and height in CSS pixels."""
+    width, height = figure.get_size_inches() * _PER_INCH
+    return round(width), round(height)
+
+
+def plain(text: str) -> str:
+    """Text that matplotlib shows as it is: a dollar sign would start a formula."""
+    return text.replace("$", r"\$")
+
+
+def shorten(text: str, limit: int = 27) -> str:
+    """`text` in at most `limit` characters, cut in the middle."""
+    if len(text) <= limit:
+        return text
+    head = (limit - 1) // 2
+    return f"{text[:head]}…{text[-(limit - 1 - head) :]}"
+
+
+def png_bytes(figure: Figure) -> bytes:
+    """The figure as a PNG, twice as fine as its CSS size and free of dates."""
+    buffer = io.BytesIO()
+    figure.savefig(
+        buffer,
+        format="png",
+        dpi=_PER_INCH * _SHARP,
+        facecolor=figure.get_facecolor(),
+        metadata={"Software": None},
+    )
+    return buffer.getvalue()
