@@ -24,10 +24,12 @@ class Selection:
 
     @property
     def seed(self) -> int:
+        """The seed of the run that selected; 0 where the manifest names none."""
         return int(self.info.get("seed") or 0)
 
     @property
     def round(self) -> int | None:
+        """The round of reconstruction, where the method has rounds."""
         value = self.info.get("round")
         return None if value is None else int(value)
 
@@ -78,6 +80,7 @@ class Run:
 
     @property
     def checks(self) -> list[Row]:
+        """The checks of the card: name, ok, value, note."""
         return list(self.card.get("checks") or [])
 
 
