@@ -33,7 +33,7 @@ def parse(argv: Sequence[str]) -> Arguments:
         config = values["config"].value
     except UserError:
         raise
-    except Exception as error:  # noqa: BLE001 - ml_collections raises many types
+    except Exception as error:
         raise _one_line(error) from error
     if len(rest) > 1:
         raise UserError(

@@ -100,8 +100,8 @@ def normalise(image: Array, mean: Sequence[float], std: Sequence[float], dtype: 
             f"mean and std have {len(mean)} and {len(std)} numbers but images have "
             f"{image.shape[-1]} channels: give one number for each channel"
         )
-    scaled = (image - jnp.asarray(mean, image.dtype)) / jnp.asarray(std, image.dtype)
-    return scaled.astype(dtype)
+    by_channel = lambda values: jnp.asarray(values, image.dtype).reshape(1, 1, 1, -1)
+    return ((image - by_channel(mean)) / by_channel(std)).astype(dtype)
 
 
 def average_pool(x: Array, size: int = 2) -> Array:

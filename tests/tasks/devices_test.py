@@ -38,7 +38,7 @@ def one_device(tmp_path_factory):
 
 
 def assert_same_run(found, expected):
-    """The first chunk to rounding, the rest to the drift of sign() at zero gradients."""
+    """Equal but for the drift that sign() makes of rounding at zero gradients."""
     for ours, theirs in zip(history(found), history(expected), strict=True):
         np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=2e-3)
     for key in ("clean_acc", "pgd_acc"):
