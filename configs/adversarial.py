@@ -1,8 +1,8 @@
 """Methods of adversarial training side by side on one data set.
 
 Source   PGD-AT (arXiv:1706.06083), TRADES (1901.08573), MART (ICLR 2020), N-FGSM
-         (2202.01181), FGSM-RS (2001.03994). ResNet-18, CIFAR-10, linf 8/255, in the hybrid
-         paper's table I (natural / PGD-20): PGD-AT 83.80 / 51.40, TRADES
+         (2202.01181), FGSM-RS (2001.03994). ResNet-18, CIFAR-10, linf 8/255, in table I
+         of the hybrid paper (natural / PGD-20): PGD-AT 83.80 / 51.40, TRADES
          82.45 / 52.21, N-FGSM 80.18 / 48.17.
 Run      python -m jaxrobust.main --config=configs/adversarial.py
 Variants (none)    1,297 digits of 8x8; cifar10 the usual benchmark; smoke for tests

@@ -22,7 +22,7 @@ from jaxrobust.tasks.generate import (
 )
 from jaxrobust.tasks.rebuild import Rebuilder, build_scoring
 from jaxrobust.tasks.results import Results, verdict
-from jaxrobust.tasks.rows import collapse_check, train_row
+from jaxrobust.tasks.rows import collapse_checks, train_row
 from jaxrobust.tasks.setup import Config, Setup, build_setup
 from jaxrobust.tasks.trainer import Trainer, resolve_steps
 from jaxrobust.types import Subset
@@ -75,7 +75,7 @@ class HybridRun:
         found = [
             seeds_check(self.setup),
             *accuracy_checks(rows, self.setup),
-            collapse_check(rows),
+            *collapse_checks(rows),
         ]
         return found + ([pool_check(trainer.workdir)] if self._denoiser else [])
 

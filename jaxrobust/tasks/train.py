@@ -11,7 +11,7 @@ from jaxrobust.progress import Progress
 from jaxrobust.tasks.card import accuracy_checks, seeds_check
 from jaxrobust.tasks.finish import finish
 from jaxrobust.tasks.results import Results, verdict
-from jaxrobust.tasks.rows import collapse_check, train_row
+from jaxrobust.tasks.rows import collapse_checks, train_row
 from jaxrobust.tasks.setup import Config, build_setup
 from jaxrobust.tasks.trainer import Trainer, resolve_steps
 from jaxrobust.types import Subset
@@ -41,7 +41,7 @@ def train(config: Config, path: str) -> None:
     checks = [
         seeds_check(setup),
         *accuracy_checks(results.runs, setup),
-        collapse_check(results.runs),
+        *collapse_checks(results.runs),
     ]
     finish(setup, trainer, results, _answer(results, chosen), checks, started)
 
