@@ -110,7 +110,7 @@ class Trainer:
         return {**row, "max_distance": farthest}
 
     def attack_seconds(self, method: Method, state: TrainState, steps: int) -> float:
-        """What `steps` training attacks take, from the fastest of a few on one batch."""
+        """What `steps` training attacks take, the fastest of a few."""
         if method.objective.inner is None:
             return 0.0
         if method.name not in self._attack_costs:
