@@ -46,7 +46,8 @@ class AccuracyPass:
         places, real = padded_rows(index, self.batch_size)
         found = [self._batch(logits_fn, *feed(place), place, key) for place in places]
         right = np.concatenate([np.asarray(batch[0]) for batch in found])
-        distance = max(float(batch[1]) for batch in found)
+        # Not Python's max: that loses a NaN.
+        distance = float(np.max([batch[1] for batch in found]))
         flags = right[real.reshape(-1)] > 0
         return Accuracy(float(np.mean(flags)), flags, distance)
 
