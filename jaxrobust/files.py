@@ -19,7 +19,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """np.savez; equal arrays give equal bytes."""
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    np.savez(buffer, **arrays)  # pyright: ignore[reportArgumentType]
     write_atomic(path, buffer.getvalue())
 
 

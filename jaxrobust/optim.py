@@ -119,7 +119,7 @@ def update_ema(average: PyTree, current: PyTree, decay: float, step: Array) -> P
     return jax.tree.map(lambda a, w: rate * a + (1 - rate) * w, average, current)
 
 
-def perturb_weights(params: PyTree, gradient: PyTree, gamma: float) -> PyTree:
+def perturb_weights(params: PyTree, gradient: PyTree, gamma: Array | float) -> PyTree:
     """w + gamma ||w|| g / ||g|| for every matrix or kernel w: the worst nearby weights.
 
     Ref: Wu et al., Adversarial Weight Perturbation, arXiv:2004.05884, eq. 8-10 with one

@@ -2,7 +2,7 @@
 copied."""
 
 import os
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -38,7 +38,12 @@ def constrain_replicated(tree: T, mesh: Mesh) -> T:
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, layout), tree)
 
 
-def replicate(tree: T, mesh: Mesh) -> T:
+def gather(tree: T, mesh: Mesh) -> T:
+    """Arrays split over the devices, or over processes, as a full copy on each."""
+    return jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree)
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
     """Host arrays, equal on all processes, as device arrays with a copy on each
     device."""
     layout = replicated(mesh)

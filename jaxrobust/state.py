@@ -26,10 +26,10 @@ class _Apply:
     bn: str
 
     def __call__(self, variables: PyTree, image: Array) -> Array:
-        if self.bn == "running":
-            return self.model.apply(variables, image, train=False)
+        train = self.bn == "batch"
+        # Updates of the statistics are collected only to be dropped.
         logits, _ = self.model.apply(
-            variables, image, train=True, mutable=["batch_stats"]
+            variables, image, train=train, mutable=["batch_stats"]
         )
         return logits
 
@@ -86,8 +86,9 @@ def forward_fn(model: nn.Module, params: PyTree, batch_stats: PyTree) -> Forward
 
     def forward(image: Array, stats: PyTree | None) -> tuple[Array, PyTree]:
         stats = batch_stats if stats is None else stats
+        variables: PyTree = {"params": params, "batch_stats": stats}
         logits, updated = model.apply(
-            {"params": params, "batch_stats": stats},
+            variables,
             image,
             train=True,
             mutable=["batch_stats"],

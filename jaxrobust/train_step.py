@@ -5,6 +5,7 @@ scan.
 with the images on the device, so an epoch never returns to the host.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -143,7 +144,8 @@ def _update(
     if ema_decay:
         now = {"params": params, "batch_stats": batch_stats}
         ema = optim.update_ema(ema, now, ema_decay, state.step)
-    return state.replace(
+    return dataclasses.replace(
+        state,
         step=state.step + 1,
         params=params,
         batch_stats=batch_stats,

@@ -1,5 +1,7 @@
 """Single-step attacks: one gradient for each image."""
 
+import dataclasses
+
 from jax import Array, lax
 
 from jaxrobust.attacks.gradient import image_gradient
@@ -50,7 +52,7 @@ def nfgsm(
     Ref: de Jorge et al., Make Some Noise, arXiv:2202.01181 (noise_ratio k = 2,
     step_ratio 1).
     """
-    wide = threat.replace(eps=noise_ratio * threat.eps)
+    wide = dataclasses.replace(threat, eps=noise_ratio * threat.eps)
 
     def attack(keys: Array, logits_fn: LogitsFn, image: Array, target: Array) -> Array:
         noisy = wide.random_init(keys, image)

@@ -36,43 +36,40 @@ def pgd(
     if start not in STARTS:
         raise unknown_name("start of pgd", start, STARTS)
 
-    def one_run(keys: Array, logits_fn: LogitsFn, image: Array, target: Array):
-        gradient = image_gradient(logits_fn, loss, target)
-        x = _start(threat, start, keys, image)
+    keeps = keep_best or num_restarts > 1
 
-        def ascend(x: Array, g: Array) -> Array:
-            return threat.project(x + step_size * threat.steepest(g), image)
+    def ascend(x: Array, g: Array, image: Array) -> Array:
+        return threat.project(x + step_size * threat.steepest(g), image)
 
-        if not (keep_best or num_restarts > 1):
-            return lax.fori_loop(
-                0, num_steps, lambda _, x: ascend(x, gradient(x)[0]), x
-            )
+    def last_iterate(x: Array, gradient, image: Array) -> Array:
+        body = lambda _, x: ascend(x, gradient(x)[0], image)
+        return lax.fori_loop(0, num_steps, body, x)
 
+    def best_iterate(x: Array, gradient, image: Array, target: Array, last_logits_fn):
         def body(_, carry):
-            x, best, best_margin = carry
+            x, best = carry
             g, (_, logits) = gradient(x)
-            best, best_margin = _better(best, best_margin, x, logits, target)
-            return ascend(x, g), best, best_margin
+            return ascend(x, g, image), _better(best, x, logits, target)
 
-        worst = jnp.full(len(image), -jnp.inf)
-        x, best, best_margin = lax.fori_loop(0, num_steps, body, (x, x, worst))
-        return _better(best, best_margin, x, logits_fn(x), target)
+        none_yet = (x, jnp.full(len(image), -jnp.inf))
+        x, best = lax.fori_loop(0, num_steps, body, (x, none_yet))
+        return _better(best, x, last_logits_fn(x), target)
 
     def attack(keys: Array, logits_fn: LogitsFn, image: Array, target: Array) -> Array:
-        if not (keep_best or num_restarts > 1):
-            return lax.stop_gradient(one_run(keys, logits_fn, image, target))
+        gradient = image_gradient(logits_fn, loss, target)
+        if not keeps:
+            x = _start(threat, start, keys, image)
+            return lax.stop_gradient(last_iterate(x, gradient, image))
 
-        def restart(carry, number):
-            best, best_margin = carry
+        def restart(best, number):
             fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
-            x, found = one_run(fold(keys, number), logits_fn, image, target)
-            wins = found > best_margin
-            best = jnp.where(wins[:, None, None, None], x, best)
-            return (best, jnp.where(wins, found, best_margin)), None
+            x = _start(threat, start, fold(keys, number), image)
+            found = best_iterate(x, gradient, image, target, logits_fn)
+            return _larger(best, *found), None
 
         none_yet = (image, jnp.full(len(image), -jnp.inf))
-        (best, _), _ = lax.scan(restart, none_yet, jnp.arange(num_restarts))
-        return lax.stop_gradient(best)
+        (x, _), _ = lax.scan(restart, none_yet, jnp.arange(num_restarts))
+        return lax.stop_gradient(x)
 
     return attack
 
@@ -86,8 +83,12 @@ def _start(threat: ThreatModel, start: str, keys: Array, image: Array) -> Array:
     return image
 
 
-def _better(best: Array, best_margin: Array, x: Array, logits: Array, target: Array):
-    found = losses.margin(logits, losses.hard(target))
-    wins = found > best_margin
-    best = jnp.where(wins[:, None, None, None], x, best)
-    return best, jnp.where(wins, found, best_margin)
+def _better(best: tuple[Array, Array], x: Array, logits: Array, target: Array):
+    """Row by row, the (image, margin) of larger margin: the best so far or `x`."""
+    return _larger(best, x, losses.margin(logits, losses.hard(target)))
+
+
+def _larger(best: tuple[Array, Array], x: Array, margin: Array):
+    wins = margin > best[1]
+    image = jnp.where(wins[:, None, None, None], x, best[0])
+    return image, jnp.where(wins, margin, best[1])

@@ -1,9 +1,11 @@
 """Train a diffusion model on the training split, sample a pool, write it as shards."""
 
 import hashlib
+import json
 import logging
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +106,6 @@ def generate_pool(
 
 def pool_check(workdir: Workdir) -> Check:
     """That no test image is in the pool, from the distances in its manifest."""
-    import json
-
     facts = json.loads((workdir.path / FOLDER / "manifest.json").read_text())
     nearest = facts["quality"]["nn_generated_test_min"]
     return Check(
@@ -179,7 +179,7 @@ def make_sampler(setup: Setup, model: nn.Module):
     @jax.jit
     def sample(params: PyTree, key: Array, index: Array, label: Array) -> Array:
         index, label = sharding.split_batch((index, label), setup.mesh)
-        predict = lambda x, t, y: model.apply({"params": params}, x, t, y)
+        predict: Any = partial(model.apply, {"params": params})
         denoise = denoiser(predict, schedule, prediction=spec["prediction"])
         keys = rng.per_example(key, index)
         image = sampler(

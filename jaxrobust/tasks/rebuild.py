@@ -25,7 +25,12 @@ from jaxrobust.types import Subset, TrainState
 
 logger = logging.getLogger(__name__)
 SHOWN_IMAGES = 24
-COSTS = ("train_seconds", "attack_seconds", "score_seconds", "select_seconds")
+COSTS: tuple[str, ...] = (
+    "train_seconds",
+    "attack_seconds",
+    "score_seconds",
+    "select_seconds",
+)
 
 
 class Rebuilt(NamedTuple):
@@ -64,7 +69,7 @@ class Rebuilder:
         num_original = self.trainer.pool.num_original
         hybrid = np.arange(num_original)
         candidates = hybrid
-        last, costs = None, dict.fromkeys(COSTS, 0.0)
+        last, costs = None, {key: 0.0 for key in COSTS}
         for number in range(1, self.spec["rounds"] + 1):
             merged = np.union1d(hybrid, self._draw(seed, number))
             candidates = np.union1d(candidates, merged)
@@ -188,7 +193,7 @@ def rank(
     start = time.monotonic()
     key = sharding.replicate_key(rng.purpose_key(seed, "score"), mesh)
     found = scoring(trainer.logits_fn(state), trainer.feed, index, key)
-    scores: dict[str, Array] = jax.block_until_ready(found)
+    scores: dict[str, Array] = jax.block_until_ready(sharding.gather(found, mesh))
     scored = time.monotonic()
     label = sharding.replicate(trainer.pool.label[index], mesh)
     select_key = sharding.replicate_key(rng.purpose_key(seed, "select"), mesh)
