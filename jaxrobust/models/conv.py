@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-NHWC = ("NHWC", "HWIO", "NHWC")
+from jaxrobust.models.narrow import NHWC, convolve_unit_stride
 
 
 class Axis(NamedTuple):
@@ -77,6 +77,8 @@ def _conv(x: Array, w: Array, geometry: Geometry) -> Array:
         return _visited(x, geometry) @ w[0, 0]
     stride = [axis.stride for axis in geometry]
     pads = [(axis.before, axis.after) for axis in geometry]
+    if stride == [1, 1]:
+        return convolve_unit_stride(x, w, pads)
     return lax.conv_general_dilated(x, w, stride, pads, dimension_numbers=NHWC)
 
 
@@ -92,13 +94,12 @@ def _input_grad(g: Array, w: Array, geometry: Geometry) -> Array:
         before = axis.kernel - 1 - axis.before
         after = axis.size + axis.kernel - 1 - axis.reach - before
         pads.append((before, after))
+    mirrored = w[::-1, ::-1].transpose(0, 1, 3, 2)
+    stride = [axis.stride for axis in geometry]
+    if stride == [1, 1]:
+        return convolve_unit_stride(g, mirrored, pads)
     return lax.conv_general_dilated(
-        g,
-        w[::-1, ::-1].transpose(0, 1, 3, 2),
-        (1, 1),
-        pads,
-        lhs_dilation=[axis.stride for axis in geometry],
-        dimension_numbers=NHWC,
+        g, mirrored, (1, 1), pads, lhs_dilation=stride, dimension_numbers=NHWC
     )
 
 

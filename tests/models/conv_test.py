@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxrobust.models.conv import NHWC, canonical, convolve
+from jaxrobust.models.conv import canonical, convolve
+from jaxrobust.models.narrow import NHWC
 
 
 def plain(x, w, stride, padding):
