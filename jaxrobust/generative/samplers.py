@@ -61,7 +61,7 @@ def heun(
 
     Ref: Karras et al., arXiv:2206.00364, algorithm 1.
     Deviates: times are uniform in the schedule's t, not in sigma^(1/7); on digits with
-    the cosine schedule this is the better of the two at 12 and at 18 steps.
+    the cosine schedule the two were equally good at 12 and at 18 steps.
     """
     return _integrate(_heun, keys, denoise, schedule, label, shape, num_steps)
 
