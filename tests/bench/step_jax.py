@@ -37,10 +37,14 @@ def make_step(model, num_steps: int = NUM_STEPS):
         num_restarts=1,
         keep_best=False,
     )
-    augment = make_augment(0, False, 0.0, 0.0, "all", 10, 0)
     tx = optim.sgd(lambda _: LEARNING_RATE, MOMENTUM, True, WEIGHT_DECAY, True, 0.0)
-    options = StepOptions("batch", 0.0, 0.0, 0)
-    return make_train_step(model, tx, pgd_at("adv"), attack, augment, options), tx
+    return make_train_step(model, tx, pgd_at("adv"), attack, *plain_options()), tx
+
+
+def plain_options():
+    """(augment, options): neither augmentation nor averaging nor perturbed weights."""
+    augment = make_augment(0, False, 0.0, 0.0, "all", 10, 0)
+    return augment, StepOptions("batch", 0.0, 0.0, 0)
 
 
 def make_runner(

@@ -13,7 +13,7 @@ CIFAR = {"num_classes": 10, "mean": (0.5,) * 3, "std": (0.25,) * 3}
 
 def shapes(name, image=(1, 32, 32, 3), **options):
     model = MODELS[name](**(CIFAR | options))
-    init = lambda: model.init(jax.random.key(0), jnp.zeros(image), train=False)  # noqa: E731
+    init = lambda: model.init(jax.random.key(0), jnp.zeros(image), train=False)
     return model, jax.eval_shape(init)
 
 
