@@ -57,22 +57,27 @@ class Checkpointer:
     def restore_latest(self, like: TrainState) -> tuple[TrainState, dict] | None:
         """The newest readable checkpoint, or None where there is none at all.
 
-        A damaged one is passed over with a warning. Raises `UserError` if not one of
-        them can be read into the shapes of `like`.
+        A damaged one is passed over with a warning and then removed: it would keep the
+        steps up to its own from being saved again. Raises `UserError`, and removes
+        nothing, if not one of them can be read into the shapes of `like`.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         reason = ""
-        for step in steps:
+        for place, step in enumerate(steps):
             try:
-                return self._restore(step, like)
+                found = self._restore(step, like)
             except Exception as error:
-                reason = str(error).strip().splitlines()[0][:200]
+                reason = _first_line(error)
                 logger.warning(
                     "checkpoint %s/%d cannot be read (%s): falling back",
                     self.directory,
                     step,
                     reason,
                 )
+                continue
+            for damaged in steps[:place]:
+                self._manager.delete(damaged)
+            return found
         if steps:
             raise UserError(
                 f"no checkpoint in {self.directory} fits this model ({reason}): it is "
@@ -81,12 +86,21 @@ class Checkpointer:
         return None
 
     def restore_best(self, like: TrainState) -> TrainState:
-        """The checkpoint of the best validation score; the newest where none has
-        one."""
+        """The checkpoint of the best validation score; the newest where none has one.
+
+        Raises `UserError` if it cannot be read.
+        """
         step = self._manager.best_step()
         step = self._manager.latest_step() if step is None else step
         assert step is not None
-        return self._restore(step, like)[0]
+        try:
+            return self._restore(step, like)[0]
+        except Exception as error:
+            raise UserError(
+                f"the best checkpoint {self.directory}/{step} cannot be read "
+                f"({_first_line(error)}): remove {self.directory} to train that stage "
+                "again"
+            ) from error
 
     def wait(self) -> None:
         """Return once everything is on disk."""
@@ -107,3 +121,8 @@ class Checkpointer:
             ),
         )
         return found["state"], found["host"]
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
