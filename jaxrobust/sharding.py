@@ -17,10 +17,10 @@ T = TypeVar("T")
 def make_mesh(num_devices: int) -> Mesh:
     """A one-axis mesh over the first `num_devices` devices, 0 for all of them."""
     devices = jax.devices()
-    if num_devices > len(devices):
+    if not 0 <= num_devices <= len(devices):
         raise UserError(
-            f"{num_devices} devices asked for, {len(devices)} found: lower num_devices "
-            "(0 takes all)"
+            f"{num_devices} devices asked for, {len(devices)} found: set num_devices "
+            f"to 1..{len(devices)}, or to 0 for all"
         )
     chosen = np.array(devices[: num_devices or len(devices)])
     return Mesh(chosen, (AXIS,), axis_types=(AxisType.Auto,))
