@@ -28,8 +28,11 @@ class Workdir:
         self.checkpoints = self.path / "checkpoints"
         self.selections = self.path / "selections"
         if sharding.is_lead():
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+            # First of all: whatever else is here is then known to belong to a run, by
+            # a restart after a kill and by the other processes.
             write_json(self.path / "config.json", config)
+            self.checkpoints.mkdir(exist_ok=True)
             self._drop_half_line()
             _log_to(self.path / "log.txt")
 
@@ -58,18 +61,26 @@ class Workdir:
 
     def _check(self, config: dict[str, Any]) -> None:
         known = self.path / "config.json"
+        # Listed before looking for the file, which the lead may be writing right now.
+        foreign = self._foreign_names()
         if known.exists():
-            differing = _differences(json.loads(known.read_text()), config)
+            differing = _differences(_read_config(known), config)
             if differing:
                 raise UserError(
                     f"{self.path} belongs to another configuration (differs in "
                     f"{', '.join(differing[:4])}): choose another --workdir"
                 )
-        elif self.path.exists() and any(self.path.iterdir()):
+        elif foreign:
             raise UserError(
                 f"{self.path} is not empty and not a run directory: choose another "
                 "--workdir"
             )
+
+    def _foreign_names(self) -> set[str]:
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"{self.path} is a file: choose another --workdir")
+        found = {p.name for p in self.path.iterdir()} if self.path.exists() else set()
+        return found - {"config.json", ".config.json.partial"}
 
     def _drop_half_line(self) -> None:
         path = self.path / "metrics.jsonl"
@@ -77,6 +88,15 @@ class Workdir:
             data = path.read_bytes()
             if data and not data.endswith(b"\n"):
                 write_atomic(path, data[: data.rfind(b"\n") + 1])
+
+
+def _read_config(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(
+            f"{path} cannot be read ({error}): choose another --workdir"
+        ) from error
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
