@@ -53,14 +53,16 @@ def _run(arguments: Any) -> int:
 
 
 def _profile(directory: str):
-    """JAX's profiler around the whole run, or nothing."""
+    """JAX's profiler around the whole run, without Python frames, or nothing."""
     import contextlib
 
     import jax
 
     if not directory:
         return contextlib.nullcontext()
-    return jax.profiler.trace(directory)
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0
+    return jax.profiler.trace(directory, profiler_options=options)
 
 
 if __name__ == "__main__":
