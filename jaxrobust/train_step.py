@@ -18,7 +18,7 @@ from flax import linen as nn
 from jax import Array
 from jax.sharding import Mesh
 
-from jaxrobust import metrics, optim, rng, sharding
+from jaxrobust import metrics, optim, rng, sharding, tree
 from jaxrobust.augment import Augment
 from jaxrobust.loader import to_unit
 from jaxrobust.objectives import Objective
@@ -73,7 +73,7 @@ def make_train_step(
         return state, {
             "loss": loss,
             "acc": metrics.weighted_mean(right, batch.weight),
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": tree.norm(grads),
         }
 
     return step

@@ -15,6 +15,11 @@ def count(tree: PyTree) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
+def norm(tree: PyTree) -> Array:
+    """The 2-norm of all scalars of a tree as one vector, f32[]."""
+    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)))
+
+
 def all_finite(tree: PyTree) -> Array:
     """bool[]: no leaf holds a NaN or an infinity."""
     leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]

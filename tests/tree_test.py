@@ -19,6 +19,11 @@ def test_count_is_the_number_of_scalars():
     assert tree.count({}) == 0
 
 
+def test_norm_is_that_of_all_scalars_as_one_vector():
+    expected = np.sqrt(sum(i**2 for i in range(6)) + 4)
+    np.testing.assert_allclose(tree.norm(TREE), expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("bad", (np.nan, np.inf, -np.inf))
 def test_one_bad_number_anywhere_is_seen(bad):
     assert bool(tree.all_finite(TREE))
