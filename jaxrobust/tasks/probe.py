@@ -2,7 +2,8 @@
 alarm."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -17,18 +18,16 @@ logger = logging.getLogger(__name__)
 
 
 def make_probe(
-    setup: Setup, feed: Feed | None
-) -> Callable[[TrainState], dict[str, float]] | None:
-    """TrainState -> {"val_clean_acc", "val_fgsm_acc", "val_pgd_acc"}; None without
-    images.
+    setup: Setup, feed: Feed, kind: str
+) -> Callable[[TrainState], dict[str, float]]:
+    """TrainState -> {"<kind>_clean_acc", "<kind>_fgsm_acc", "<kind>_pgd_acc"}.
 
+    `kind` says whose images `feed` holds: "val" or, where none are held out, "train".
     FGSM beside PGD shows catastrophic overfitting: a network that withstands one step
     and falls to several.
     """
-    if feed is None:
-        return None
     spec = setup.config["eval"]
-    size = min(spec["probe_images"], len(feed.pool))
+    size = min(spec["probe_images"], feed.pool.num_original)
     attacks = {
         "clean": build_attack("attack", {"name": "none"}, setup.threat),
         "fgsm": build_attack(
@@ -40,31 +39,37 @@ def make_probe(
         name: AccuracyPass(attack, setup.threat, spec["batch_size"], setup.mesh)
         for name, attack in attacks.items()
     }
-    index = np.arange(size)
+    index = rng.host_choice(0, 1, feed.pool.num_original, size)
     key = sharding.replicate_key(rng.purpose_key(0, "eval"), setup.mesh)
 
     def probe(state: TrainState) -> dict[str, float]:
         logits_fn = bind(setup.model, eval_variables(state), bn="running")
-        found = {
-            f"val_{name}_acc": run(logits_fn, feed, index, key).value
+        return {
+            f"{kind}_{name}_acc": run(logits_fn, feed, index, key).value
             for name, run in passes.items()
         }
-        if overfitted(found):
-            logger.warning(
-                "catastrophic overfitting: FGSM accuracy %.1f%%, PGD %.1f%%; lower "
-                "threat.eps or the learning rate, or train with more attack steps",
-                100 * found["val_fgsm_acc"],
-                100 * found["val_pgd_acc"],
-            )
-        return found
 
     return probe
 
 
-def overfitted(probe: dict[str, float]) -> bool:
+def warn_if_overfitted(probe: dict[str, float]) -> None:
+    """Say so at once, in the log, when training has collapsed."""
+    if overfitted(probe):
+        found = ", ".join(f"{name} {value:.1%}" for name, value in probe.items())
+        logger.warning(
+            "catastrophic overfitting (%s): lower threat.eps or the learning rate, or "
+            "train with more attack steps",
+            found,
+        )
+
+
+def overfitted(probe: Mapping[str, Any]) -> bool:
     """Whether single-step training has collapsed: FGSM fails where PGD always succeeds.
 
     Ref: Wong et al., arXiv:2001.03994, section 5.4.
     """
-    fgsm, pgd = probe.get("val_fgsm_acc", 0.0), probe.get("val_pgd_acc", 0.0)
-    return fgsm > 0.2 and pgd < 0.25 * fgsm
+    for kind in ("val", "train"):
+        fgsm = probe.get(f"{kind}_fgsm_acc", 0.0)
+        if fgsm > 0.2 and probe.get(f"{kind}_pgd_acc", 0.0) < 0.25 * fgsm:
+            return True
+    return False

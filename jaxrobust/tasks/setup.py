@@ -33,8 +33,12 @@ class Method:
     awp_gamma: float
     awp_start_percent: float
     gradients: float
-    """Forward-backward passes a step costs, in units of a training step's image
-    gradient."""
+    """Cost of a step in forward passes: 3 for the update, 2 for an attack gradient."""
+
+    @property
+    def single_step(self) -> bool:
+        """Whether the attack takes one gradient, as in FGSM-RS and N-FGSM."""
+        return self.gradients == 5.0
 
 
 @dataclass(frozen=True)

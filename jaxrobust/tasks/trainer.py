@@ -17,7 +17,7 @@ from jaxrobust.loader import Feed, Pool, to_unit
 from jaxrobust.progress import Progress
 from jaxrobust.state import bind, create_state, eval_variables, init_variables
 from jaxrobust.tasks.fit import Fitted, Stage, fit
-from jaxrobust.tasks.probe import make_probe
+from jaxrobust.tasks.probe import make_probe, warn_if_overfitted
 from jaxrobust.tasks.setup import Method, Setup, build_augment
 from jaxrobust.train_step import Program, StepOptions, make_train_step
 from jaxrobust.types import Batch, LogitsFn, Subset, TrainState
@@ -43,24 +43,27 @@ class Trainer:
         self.feed = Feed(self.pool, mesh, device_gb)
         splits = self.setup.splits
         self.test_feed = Feed(Pool((splits.test,)), mesh, device_gb)
-        watched = (
-            Feed(Pool((splits.val,)), mesh, device_gb) if len(splits.val) else None
-        )
         self._init = jax.jit(
             partial(init_variables, self.setup.model, self.setup.image_shape)
         )
-        self.probe = make_probe(self.setup, watched)
+        held_out = len(splits.val) > 0
+        watched = Feed(Pool((splits.val,)), mesh, device_gb) if held_out else self.feed
+        self.probe = make_probe(self.setup, watched, "val" if held_out else "train")
 
     def stage(self, name: str, method: Method, num_steps: int) -> Stage:
-        """The plan of one training run of `method`."""
+        """The plan of one training run of `method`.
+
+        Single-step training is probed at its end even where nothing asks for it.
+        """
         train = self.setup.config["train"]
+        probe = train["probe_every_steps"] or (num_steps if method.single_step else 0)
         return Stage(
             name=name,
             num_steps=num_steps,
             batch_size=train["batch_size"],
             chunk_steps=train["chunk_steps"],
             checkpoint_every_steps=train["checkpoint_every_steps"],
-            probe_every_steps=train["probe_every_steps"],
+            probe_every_steps=probe,
             keep=train["keep"],
             work_per_step=train["batch_size"] * method.gradients,
         )
@@ -81,8 +84,14 @@ class Trainer:
             seed,
             self.workdir,
             self.progress,
-            self.probe,
+            partial(self._watch, method),
         )
+
+    def _watch(self, method: Method, state: TrainState) -> dict[str, float]:
+        found = self.probe(state)
+        if method.objective.inner is not None:
+            warn_if_overfitted(found)
+        return found
 
     def fresh_state(self, tx: optax.GradientTransformation, seed: int) -> TrainState:
         """The initial state of `seed`, laid out over the mesh."""
