@@ -17,6 +17,8 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxrobust.models import winograd
+
 NHWC = ("NHWC", "HWIO", "NHWC")
 
 LIMIT = 16
@@ -26,7 +28,10 @@ LIMIT = 16
 def convolve_unit_stride(x: Array, w: Array, pads: Sequence[tuple[int, int]]) -> Array:
     """A plain stride-1 convolution, packed where that pays."""
     inputs, outputs = w.shape[2:]
+    height = x.shape[1] + sum(pads[0]) - w.shape[0] + 1
     width = x.shape[2] + sum(pads[1]) - w.shape[1] + 1
+    if winograd.pays(x, w, (height, width)):
+        return winograd.convolve_3x3(x, w, pads)
     pack = packing(inputs, outputs, width)
     stride, kernel = (1, pack), _widen(w, pack) if pack > 1 else w
     y = lax.conv_general_dilated(x, kernel, stride, pads, dimension_numbers=NHWC)

@@ -5,8 +5,6 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-
 from jaxrobust import rng, sharding
 from jaxrobust.evaluators import AccuracyPass
 from jaxrobust.loader import Feed

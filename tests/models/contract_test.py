@@ -152,7 +152,7 @@ def test_embedding_is_the_input_of_the_last_layer(name):
     logits, sown = model.apply(variables, IMAGE, train=False, mutable=["intermediates"])
     (embedding,) = sown["intermediates"]["embedding"]
     linear = variables["params"]["linear"]
-    rebuilt = embedding @ linear["kernel"] + linear["bias"]
+    rebuilt = embedding @ linear["kernel"] + linear["bias"][None]
     np.testing.assert_allclose(rebuilt, logits, rtol=1e-4, atol=1e-5)
 
 
