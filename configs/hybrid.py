@@ -27,7 +27,7 @@ def get_config(variant: str = ""):
         "compare": ("pgd_at",),  # methods of the final table
         "rounds": 2,
         "round_steps": 300,
-        "sample_fraction": 1.0,  # generated images that join a round / original size
+        "sample_fraction": 0.25,  # generated images that join a round / original size
         "order": "hard",  # hard | easy | mid | random
         "balanced": False,  # equal classes; the paper does not balance
         "random_baseline": True,
