@@ -14,10 +14,6 @@ from jaxrobust.errors import UserError
 from jaxrobust.state import create_state
 from tests.helpers import TinyNet, assert_trees_equal, variables_of
 
-# Orbax drops its other reads when one of them fails, and their tasks complain.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)
 NET = TinyNet(norm=True)
 
 

@@ -20,9 +20,19 @@ from jaxrobust import sharding  # noqa: E402
 from tests import helpers  # noqa: E402
 
 
-def pytest_configure():
+def be_strict():
     """Shapes [B] and [B,1] must never meet by accident: that is a wrong loss."""
     jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_configure(config):
+    """Before any test module is imported."""
+    be_strict()
+    # Where one read of a checkpoint fails, Orbax abandons the others, and they
+    # complain whenever they are collected.
+    noise = "ignore:(?s)Exception ignored.*(orbax|_read|serialization)"
+    category = "pytest.PytestUnraisableExceptionWarning"
+    config.addinivalue_line("filterwarnings", f"{noise}:{category}")
 
 
 @pytest.fixture(scope="session")

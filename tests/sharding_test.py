@@ -31,8 +31,8 @@ def layouts():
     """What eight devices hold."""
     mesh, half = sharding.make_mesh(0), sharding.make_mesh(4)
     values = np.arange(16)
-    split = jax.jit(lambda x: sharding.split_batch(x, mesh))(values)
-    back = jax.jit(lambda x: sharding.constrain_replicated(x, mesh))(split)
+    split = jax.jit(lambda x: sharding.split_batch(x + 1, mesh))(values)
+    back = jax.jit(lambda x: sharding.constrain_replicated(x - 1, mesh))(split)
     try:
         sharding.check_batch_size(20, mesh)
         message = ""
@@ -50,7 +50,7 @@ def layouts():
 def test_batches_are_split_evenly_and_results_copied():
     found = on_devices(8, layouts)
     assert found["sizes"] == [8, 4]
-    assert found["pieces"] == np.arange(16).reshape(8, 2).tolist()
+    assert found["pieces"] == np.arange(1, 17).reshape(8, 2).tolist()
     assert found["copies"] == [list(range(16))] * 8
     assert found["message"] == ("batch_size 20 does not divide over 8 devices: try 16")
 

@@ -102,7 +102,7 @@ def says_nan(x):
 def test_an_attack_that_leaves_the_numbers_is_seen(mesh, feed):
     # Only the middle batch of three is broken.
     def attack(keys, logits_fn, image, target):
-        bad = jnp.any(jnp.all(image == broken, axis=(1, 2, 3)))
+        bad = jnp.any(jnp.all(abs(image - broken) < 1e-3, axis=(1, 2, 3)))
         return jnp.where(bad, jnp.nan, image)
 
     broken = jnp.asarray(feed.pool.gather([20]), jnp.float32) / 255

@@ -8,7 +8,7 @@ import json
 
 from tests import conftest
 
-conftest.pytest_configure()
+conftest.be_strict()
 
 from jaxrobust.objectives import OBJECTIVES  # noqa: E402
 from tests.golden.step import FILE, golden, stored  # noqa: E402
