@@ -30,7 +30,7 @@ def pytest_configure(config):
     be_strict()
     # Where one read of a checkpoint fails, Orbax abandons the others, and they
     # complain whenever they are collected.
-    noise = "ignore:(?s)Exception ignored.*(orbax|_read|serialization)"
+    noise = "ignore:(?s)Exception ignored.*(orbax|event loop is closed)"
     category = "pytest.PytestUnraisableExceptionWarning"
     config.addinivalue_line("filterwarnings", f"{noise}:{category}")
 
