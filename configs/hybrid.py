@@ -62,6 +62,7 @@ def digits(c) -> None:
         "pgd": base.pgd_eval(0.0375, 20, "cross_entropy"),
         "cw": base.pgd_eval(0.0375, 20, "margin"),
     }
+    c.eval.probe_attack = base.pgd_eval(0.0375, 10, "cross_entropy")
     c.score.attack = base.pgd_eval(0.0375, 10, "cross_entropy")
     c.generated = base.generated("diffusion", "")
     c.generator = small_generator()

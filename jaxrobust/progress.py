@@ -5,6 +5,7 @@ import sys
 import time
 
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from jaxrobust import sharding
 
@@ -24,9 +25,14 @@ class Progress:
         self._done = 0.0
         self._skipped = 0.0
         self._start = self._last_line = time.monotonic()
-        bar = sys.stderr.isatty() and sharding.is_lead()
-        form = "{desc} {percentage:3.0f}%|{bar}| {postfix}"
-        self._bar = tqdm(total=total_work, bar_format=form) if bar else None
+        self._bar: tqdm | None = None
+        if sys.stderr.isatty() and sharding.is_lead():
+            form = "{percentage:3.0f}%|{bar:20}| {desc}"
+            self._bar = tqdm(total=total_work, bar_format=form)
+        # Log lines go above the bar instead of through it.
+        self._redirect = logging_redirect_tqdm() if self._bar is not None else None
+        if self._redirect is not None:
+            self._redirect.__enter__()
 
     def skip(self, work: float) -> None:
         """Work that an earlier run of this directory has done already."""
@@ -40,7 +46,7 @@ class Progress:
         shown = "  ".join(f"{k} {_number(v)}" for k, v in values.items())
         text = f"{stage}  step {step}  {shown}  ETA {self.eta()}"
         if self._bar is not None:
-            self._bar.set_postfix_str(text)
+            self._bar.set_description_str(text)
         elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             logger.info("%3.0f%%  %s", 100 * self._done / self._total, text)
@@ -58,6 +64,10 @@ class Progress:
         """Leave the terminal tidy."""
         if self._bar is not None:
             self._bar.close()
+            self._bar = None
+        if self._redirect is not None:
+            self._redirect.__exit__(None, None, None)
+            self._redirect = None
 
     def _advance(self, work: float) -> None:
         self._done += work
