@@ -9,7 +9,13 @@ from jaxrobust import losses
 from jaxrobust.attacks.pgd import pgd
 from jaxrobust.errors import UserError
 from jaxrobust.threat import NORMS, make_threat
-from tests.helpers import image_keys, linear_logits, random_images, random_weight
+from tests.helpers import (
+    count_dots,
+    image_keys,
+    linear_logits,
+    random_images,
+    random_weight,
+)
 
 COUNT = 16
 KEYS = image_keys(np.arange(COUNT))
@@ -120,6 +126,23 @@ def test_more_restarts_never_help_the_defender():
         for n in (1, 3)
     )
     assert (three >= one - 1e-6).all() and three.mean() > one.mean() + 0.01
+
+
+@pytest.mark.parametrize(
+    "options,passes",
+    (
+        ({}, 2 * 3),
+        ({"keep_best": True}, 2 * 3 + 1),
+        ({"num_restarts": 2}, 2 * (2 * 3 + 1)),
+    ),
+)
+def test_what_an_attack_costs(options, passes):
+    # Of a linear model, forward and backward are one product each; keeping the best
+    # costs one more forward pass and nothing in the loop.
+    threat = make_threat("linf", 0.1)
+    built = pgd(threat, losses.cross_entropy, **PLAIN | {"num_steps": 3} | options)
+    run = lambda keys, image: built(keys, linear_logits(TWO), image, LABEL2)
+    assert count_dots(run, KEYS, IMAGE) == passes
 
 
 def test_no_steps_return_the_start():
