@@ -58,7 +58,7 @@ def accuracy_checks(rows: list[dict], setup: Setup) -> list[Check]:
     """Checks that every table of clean and attacked accuracies must pass."""
     eps = float(setup.threat.eps)
     farthest = max(row["max_distance"] for row in rows)
-    attacked = [k for k in rows[0] if k.endswith("_acc") and k != "clean_acc"]
+    attacked = [f"{name}_acc" for name in setup.evaluations if name != "clean"]
     rises = [
         f"{row['name']} {key}"
         for row in rows

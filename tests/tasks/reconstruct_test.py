@@ -110,3 +110,24 @@ def test_a_workdir_of_another_config_is_refused(smoke):
     )
     assert done.returncode == 2
     assert "threat.eps" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_an_attack_that_helps_fails_its_check(smoke):
+    from types import SimpleNamespace
+
+    from jaxrobust.tasks.card import accuracy_checks
+    from jaxrobust.threat import make_threat
+
+    rows = json.loads((smoke / "results.json").read_text())["runs"]
+    setup = SimpleNamespace(
+        threat=make_threat("linf", 0.15), evaluations={"clean": 0, "pgd": 0, "cw": 0}
+    )
+    assert all(check.ok for check in accuracy_checks(rows, setup))
+    broken = [{**rows[0], "pgd_acc": rows[0]["clean_acc"] + 0.1}]
+    failed = [c.name for c in accuracy_checks(broken, setup) if not c.ok]
+    assert failed == ["attacks do not help"]
+    # Validation figures are of other images: they may lie above.
+    assert all(c.ok for c in accuracy_checks([{**rows[0], "val_pgd_acc": 1.0}], setup))
+    too_far = [{**rows[0], "max_distance": 0.16}]
+    failed = [c.name for c in accuracy_checks(too_far, setup) if not c.ok]
+    assert failed == ["attacks stay in the ball"]
