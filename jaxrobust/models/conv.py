@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxrobust.models.narrow import NHWC, convolve_unit_stride
+from jaxrobust.models.unit_stride import NHWC, convolve_unit_stride
 
 
 class Axis(NamedTuple):

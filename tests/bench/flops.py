@@ -6,8 +6,8 @@ With F the forward pass of a batch, PGD-10 needs 10 (F + image gradient F) + (F 
 gradient F + weight gradient F) = 23 F. The step may use 10 % more and the body of the
 attack loop 10 % more than 2 F: weight gradients there would make it 3 F.
 
-ResNet-20 is counted as XLA would convolve it; the packing of narrow.py multiplies by
-zeros on purpose (the last column) and is faster for it.
+Counted as XLA would convolve. The last column is what the step does as it runs: on CPU
+unit_stride.py trades arithmetic for speed both ways (Winograd less, packing more).
 """
 
 import argparse

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from jax import lax
 
+from jaxrobust.models import unit_stride, winograd
 from jaxrobust.models.conv import canonical, convolve
-from jaxrobust.models.narrow import NHWC
+from jaxrobust.models.unit_stride import NHWC
 
 
 def plain(x, w, stride, padding):
@@ -119,3 +120,43 @@ def test_dilated_and_grouped_fall_back_to_xla(option):
         x, w, (1, 1), "SAME", None, option.get("rhs_dilation"), NHWC, groups
     )
     assert_same(out, expected)
+
+
+WIDE = np.random.default_rng(1).normal(size=(2, 10, 8, 6)).astype(np.float32)
+
+
+@pytest.mark.parametrize("pads", (((1, 1), (1, 1)), ((0, 2), (2, 0)), ((0, 0), (1, 3))))
+@pytest.mark.parametrize("outputs", (1, 3, 16))
+@pytest.mark.parametrize("kernel", (1, 3, 5))
+def test_every_unit_stride_form_is_the_plain_one(kernel, outputs, pads):
+    if kernel == 5:
+        pads = tuple((lo + 1, hi + 1) for lo, hi in pads)
+    x = jnp.asarray(WIDE)
+    w = operands(kernel, (8, 8), (6, outputs))[1]
+    expected = plain(x, w, (1, 1), pads)
+    assert_same(unit_stride._sum_of_shifts(x, w, pads), expected)
+    assert_same(unit_stride._packed(x, w, pads, 2), expected)
+    assert_same(unit_stride.convolve_unit_stride(x, w, pads), expected)
+    if kernel == 3:
+        assert_same(winograd.convolve_3x3(x, w, pads), expected)
+
+
+def test_packing_leaves_wide_and_odd_images_alone():
+    assert unit_stride.packing(16, 16, 32) == 2
+    assert unit_stride.packing(3, 16, 32) == 4
+    assert unit_stride.packing(16, 16, 31) == 1
+    assert unit_stride.packing(16, 32, 32) == 1
+
+
+def test_winograd_only_where_it_was_measured_to_pay():
+    def pays(batch, size, channels, kernel=3, dtype=jnp.float32):
+        x = jnp.zeros((batch, size, size, channels), dtype)
+        w = jnp.zeros((kernel, kernel, channels, channels), dtype)
+        return winograd.pays(x, w, (size, size))
+
+    assert pays(32, 32, 64) and pays(32, 8, 256)
+    assert not pays(32, 4, 512), "too few tiles"
+    assert not pays(64, 32, 32), "too few channels"
+    assert not pays(1, 32, 64), "too small to earn its compilation"
+    assert not pays(32, 31, 64) and not pays(32, 32, 64, kernel=5)
+    assert not pays(32, 32, 64, dtype=jnp.bfloat16), "tiles lose digits"
