@@ -35,6 +35,22 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", f"{noise}:{category}")
 
 
+LONG_RUNS = {"models", "generative", "tasks"}
+"""Folders whose programs run for longer than they compile, or are timed."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation(request):
+    """Most tests run a tiny program once: compile it five times faster."""
+    folder = request.path.relative_to(Path(__file__).parent).parts[0]
+    if folder in LONG_RUNS:
+        yield
+    else:
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield
+        jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="session")
 def mesh():
     """One device."""

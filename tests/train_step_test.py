@@ -1,4 +1,6 @@
-"""The step is the sum of its parts, and the compiled program is a loop of steps."""
+"""The step is the sum of its parts and computes nothing in vain."""
+
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -36,14 +38,16 @@ PLAIN = {
 }
 
 
-def pgd(num_steps=2):
-    spec = {"name": "pgd", "step_size": 0.05, "num_steps": num_steps}
-    spec |= {"start": "uniform", "num_restarts": 1, "keep_best": False}
+def pgd(num_steps=2, start="none"):
+    spec = {"name": "pgd", "step_size": 0.05, "num_steps": num_steps, "start": start}
+    spec |= {"num_restarts": 1, "keep_best": False}
     loss = losses.cross_entropy
     return registry.build("attack", ATTACKS, spec, threat=THREAT, loss=loss)
 
 
-ATTACK = pgd()
+# Random starts cost seconds of compilation; one test is about them.
+ATTACK, RANDOM = pgd(), pgd(start="uniform")
+NET, NORMED = TinyNet(), TinyNet(norm=True)
 
 
 def unchanged(key, batch):
@@ -54,22 +58,28 @@ def fresh(net, seed=0):
     return create_state(variables_of(net, seed), TX, with_ema=True)
 
 
-def make_step(objective=None, attack=ATTACK, net=None, augment=unchanged, **options):
+def make_step(objective=None, attack=ATTACK, net=NORMED, augment=unchanged, **options):
     objective = pgd_at("adv") if objective is None else objective
-    net = TinyNet(norm=True) if net is None else net
     options = StepOptions(**PLAIN | options)
     return make_train_step(net, TX, objective, attack, augment, options)
 
 
-def one(batch=BATCH, net=None, key=KEY, state=None, **parts):
-    net = TinyNet(norm=True) if net is None else net
-    step = jax.jit(make_step(net=net, **parts))
+@cache
+def compiled(**parts):
+    """Equal parts are compiled once for all tests."""
+    return jax.jit(make_step(**parts))
+
+
+def one(batch=BATCH, net=NORMED, key=KEY, state=None, **parts):
+    """(state, metrics) after one step."""
+    step = compiled(net=net, **parts)
     return step(fresh(net) if state is None else state, batch, key)
 
 
-def attacked(net, state, attack_bn, key=KEY):
+@partial(jax.jit, static_argnums=(0, 2))
+def attacked(net, state, attack_bn):
     """x_adv of a step, put together by hand."""
-    keys = rng.per_example(rng.step_keys(key, state.step).attack, BATCH.index)
+    keys = rng.per_example(rng.step_keys(KEY, state.step).attack, BATCH.index)
     logits_fn = bind(net, train_variables(state), attack_bn)
     return ATTACK(keys, logits_fn, BATCH.image, BATCH.label)
 
@@ -86,11 +96,10 @@ def loss_of(net, state, x):
 
 @pytest.mark.parametrize("attack_bn", ("batch", "running"))
 def test_a_step_is_attack_loss_gradient_update(attack_bn):
-    net = TinyNet(norm=True)
-    state = fresh(net)
-    found, seen = one(net=net, attack_bn=attack_bn, ema_decay=0.99)
-    x_adv = attacked(net, state, attack_bn)
-    slope = jax.value_and_grad(loss_of(net, state, x_adv), has_aux=True)
+    state = fresh(NORMED)
+    found, seen = one(attack_bn=attack_bn, ema_decay=0.99)
+    x_adv = attacked(NORMED, state, attack_bn)
+    slope = jax.jit(jax.value_and_grad(loss_of(NORMED, state, x_adv), has_aux=True))
     (loss, stats), grads = slope(state.params)
     updates, opt_state = TX.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -109,19 +118,17 @@ def test_a_step_is_attack_loss_gradient_update(attack_bn):
 
 
 def test_the_attack_is_told_which_statistics_to_use():
-    net = TinyNet(norm=True)
-    by_mode = [attacked(net, fresh(net), mode) for mode in ("batch", "running")]
+    by_mode = [attacked(NORMED, fresh(NORMED), mode) for mode in ("batch", "running")]
     assert not np.allclose(*by_mode, atol=1e-3)
 
 
 def test_awp_takes_the_gradient_at_the_perturbed_weights():
-    net = TinyNet(norm=True)
-    state = fresh(net)
-    found, _ = one(net=net, awp_gamma=0.1)
-    loss = loss_of(net, state, attacked(net, state, "batch"))
-    first = jax.grad(loss, has_aux=True)(state.params)[0]
-    nearby = optim.perturb_weights(state.params, first, 0.1)
-    grads, stats = jax.grad(loss, has_aux=True)(nearby)
+    state = fresh(NORMED)
+    found, _ = one(awp_gamma=0.1)
+    loss = loss_of(NORMED, state, attacked(NORMED, state, "batch"))
+    slope = jax.jit(jax.grad(loss, has_aux=True))
+    nearby = optim.perturb_weights(state.params, slope(state.params)[0], 0.1)
+    grads, stats = slope(nearby)
     # The update starts from the unperturbed weights.
     updates, _ = TX.update(grads, state.opt_state, state.params)
     expected = optax.apply_updates(state.params, updates)
@@ -133,7 +140,7 @@ def test_awp_waits_for_its_first_step():
     later, _ = one(awp_gamma=0.1, awp_start_step=1)
     never, _ = one()
     assert_trees_close(later.params, never.params)
-    state = fresh(TinyNet(norm=True)).replace(step=jnp.int32(1))
+    state = fresh(NORMED).replace(step=jnp.int32(1))
     now, _ = one(awp_gamma=0.1, awp_start_step=1, state=state)
     plain, _ = one(state=state)
     gaps = jax.tree.map(lambda a, b: float(abs(a - b).max()), now.params, plain.params)
@@ -142,7 +149,7 @@ def test_awp_waits_for_its_first_step():
 
 def test_averages_are_left_alone_when_averaging_is_off():
     found, _ = one(ema_decay=0.0)
-    assert_trees_equal(found.ema, fresh(TinyNet(norm=True)).ema)
+    assert_trees_equal(found.ema, fresh(NORMED).ema)
 
 
 def test_augmentation_comes_first():
@@ -155,39 +162,38 @@ def test_augmentation_comes_first():
 
 
 def test_a_step_is_a_function_of_its_key_its_number_and_the_image_index():
-    base = one()[1]["loss"]
-    assert float(base) == float(one()[1]["loss"])
+    loss = lambda *args, **given: float(one(*args, attack=RANDOM, **given)[1]["loss"])
+    base = loss()
+    assert base == loss()
     moved = BATCH._replace(index=BATCH.index + 100)
-    later = fresh(TinyNet(norm=True)).replace(step=jnp.int32(7))
-    others = one(moved), one(key=jax.random.key(12)), one(state=later)
-    assert len({float(base), *(float(seen["loss"]) for _, seen in others)}) == 4
+    later = fresh(NORMED).replace(step=jnp.int32(7))
+    others = {loss(moved), loss(key=jax.random.key(12)), loss(state=later)}
+    assert len(others | {base}) == 4
 
 
 def test_rows_of_weight_zero_do_not_move_a_network_without_batch_norm():
     weight = jnp.array([1.0, 1.0, 0.0, 1.0, 0.0, 2.0])
     batch = BATCH._replace(weight=weight)
     garbage = batch.image.at[jnp.array([2, 4])].set(0.77)
-    net = TinyNet()
-    clean, seen = one(batch, net=net)
-    dirty, _ = one(batch._replace(image=garbage), net=net)
+    clean, seen = one(batch, net=NET)
+    dirty, _ = one(batch._replace(image=garbage), net=NET)
     assert_trees_equal(clean.params, dirty.params)
     rest = jax.tree.map(lambda x: x[jnp.array([0, 1, 3, 5])], batch)
-    alone, seen_alone = one(rest, net=net)
+    alone, seen_alone = one(rest, net=NET)
     assert_trees_close(clean.params, alone.params)
     for name, value in seen.items():
         np.testing.assert_allclose(value, seen_alone[name], rtol=1e-5)
 
 
 def test_a_weight_of_two_is_the_row_twice():
-    net = TinyNet()
     heavy = BATCH._replace(weight=jnp.array([2.0, 1.0, 1.0, 1.0, 1.0, 1.0]))
     twice = jax.tree.map(lambda x: jnp.concatenate([x[:1], x]), BATCH)
-    ours, theirs = one(heavy, net=net), one(twice, net=net)
+    ours, theirs = one(heavy, net=NET), one(twice, net=NET)
     assert_trees_close(ours[0].params, theirs[0].params)
 
 
 def test_a_nan_shows_in_loss_and_gradient():
-    state = fresh(TinyNet(norm=True))
+    state = fresh(NORMED)
     broken = jax.tree.map(lambda w: w.at[(0,) * w.ndim].set(jnp.nan), state.params)
     _, seen = one(state=state.replace(params=broken))
     assert np.isnan(seen["loss"]) and np.isnan(seen["grad_norm"])
@@ -212,18 +218,17 @@ ATTACK_DOTS, TRAIN_DOTS = 4, 5
     ),
 )
 def test_no_product_is_computed_in_vain(objective, attack, options, dots):
-    net = TinyNet()
-    step = make_step(objective, attack, net, **options)
-    assert count_dots(step, fresh(net), BATCH, KEY) == dots
+    step = make_step(objective, attack, NET, **options)
+    assert count_dots(step, fresh(NET), BATCH, KEY) == dots
 
 
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
 def test_every_objective_learns_a_separable_toy(name):
     given = {"beta": 3.0, "bn_update": "adv"}
     objective = registry.build("objective", OBJECTIVES, {"name": name}, **given)
-    net, batch = TinyNet(), make_batch(48)
-    step = jax.jit(make_step(objective, pgd(1), net))
-    state, history = fresh(net), []
+    batch = make_batch(48)
+    step = jax.jit(make_step(objective, pgd(1, "gaussian"), NET))
+    state, history = fresh(NET), []
     for _ in range(40):
         state, seen = step(state, batch, KEY)
         history.append(seen)

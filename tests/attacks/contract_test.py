@@ -108,11 +108,10 @@ def test_a_row_does_not_see_its_neighbours(name, norm):
     np.testing.assert_allclose(x[row], run(name, norm)[row], atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ("pgd", "nfgsm"))
-def test_a_row_alone_equals_the_row_in_a_batch(name):
+def test_a_row_alone_equals_the_row_in_a_batch():
     here = slice(3, 4)
-    alone = run(name, "linf", KEYS[here], IMAGE[here], LABEL[here])
-    np.testing.assert_allclose(run(name, "linf")[here], alone, atol=1e-6)
+    alone = run("pgd", "l2", KEYS[here], IMAGE[here], LABEL[here])
+    np.testing.assert_allclose(run("pgd", "l2")[here], alone, atol=1e-6)
 
 
 @EVERY

@@ -43,7 +43,7 @@ SGD = {
     "grad_clip": 0.0,
 }
 AUGMENT = {
-    "crop_pad": 1,
+    "crop_pad": 0,
     "flip": True,
     "cutmix_alpha": 0.0,
     "label_smoothing": 0.1,
