@@ -18,7 +18,8 @@ def take_top(
     i32[N].
 
     `order` "hard" takes the largest scores, "easy" the smallest, "mid" those of middle
-    rank, "random" ignores them. Equal scores are taken lowest position first.
+    rank, "random" ignores them. Equal scores are taken lowest position first
+    ("mid" ranks them by position first).
     `balanced` takes the best of every class in turn, so class counts differ by at most
     one until a class runs out. Raises `UserError` for an unknown order or too large a
     budget.

@@ -1,6 +1,7 @@
 """From a configuration to the objects of a run; every mistake shows here, before a file
 is written."""
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -135,6 +136,12 @@ def build_attack(kind: str, spec: Config, threat: ThreatModel, loss=None) -> Att
     spec = dict(spec)
     if "loss" in spec:
         loss = registry.lookup("loss", losses.LOSSES, spec.pop("loss"))
+    leaf = ATTACKS.get(spec["name"])
+    if loss is None and leaf and "loss" in inspect.signature(leaf).parameters:
+        raise UserError(
+            f"{kind} {spec['name']!r} has nothing to maximise: give it a loss, one of "
+            f"{', '.join(sorted(losses.LOSSES))}"
+        )
     return registry.build(kind, ATTACKS, spec, threat=threat, loss=loss)
 
 
@@ -144,6 +151,7 @@ def build_method(name: str, spec: Config, threat: ThreatModel) -> Method:
     try:
         objective = registry.build("objective", OBJECTIVES, spec.pop("objective"))
         attack_spec = spec.pop("attack")
+        _check_start(name, objective, attack_spec)
         attack = build_attack("attack", attack_spec, threat, objective.inner)
         method = Method(
             name=name,
@@ -157,6 +165,17 @@ def build_method(name: str, spec: Config, threat: ThreatModel) -> Method:
     if method.attack_bn not in ("batch", "running"):
         raise unknown_name("attack_bn", method.attack_bn, ("batch", "running"))
     return method
+
+
+def _check_start(name: str, objective: Objective, attack: Config) -> None:
+    """Moving away from the clean prediction has zero gradient at the clean image."""
+    from_image = attack["name"] == "fgsm" or attack.get("start") == "none"
+    if objective.inner is losses.kl_divergence and from_image:
+        raise UserError(
+            f"config.methods.{name}: an attack on the divergence from the clean "
+            "prediction cannot start at the image, where its gradient is zero: use pgd "
+            "with start gaussian or uniform"
+        )
 
 
 def build_evaluations(

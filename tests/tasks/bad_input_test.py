@@ -61,6 +61,14 @@ def refuse(capsys, workdir, *arguments: str) -> str:
         ((SMOKE, "--config.augment.smoothing_scope=real"), ["real", "generated"]),
         ((SMOKE, "--config.eval.attacks.pgd.loss=ce"), ["ce", "cross_entropy"]),
         ((SMOKE, "--config.model.mean=(0.1,0.2)"), ["model.mean"]),
+        (
+            (SMOKE, "--config.methods.trades.attack.start=none"),
+            ["methods.trades", "gaussian"],
+        ),
+        (
+            (SMOKE, "--config.methods.standard.attack.name=fgsm"),
+            ["nothing to maximise", "cross_entropy"],
+        ),
         ((SMOKE, "--config.data.classes=('1','eleven')"), ["eleven"]),
     ],
     ids=lambda value: " ".join(value)[-40:] if isinstance(value, tuple) else "",
