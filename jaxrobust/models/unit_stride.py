@@ -1,13 +1,16 @@
 """Convolutions of stride 1, each in the form that XLA:CPU runs fastest.
 
-XLA:CPU hands a convolution to YNNPACK only where it has more than 16 input or output
-channels (`IsConvolutionOpSupportedByYnn`, openxla/xla); a net for digits, the first
-stage of a ResNet-20 and most image gradients stay in a kernel half as fast or worse.
+XLA:CPU has two kernels and picks by shape (`IsConvolutionOpSupportedByYnn` in
+openxla/xla). YNNPACK's is the faster one on a core, but its work is split by output
+channels only, so a small kernel keeps it on one core. Eigen's uses all cores, wants 32
+or more output channels, and gets what YNNPACK refuses: at most 16 channels on both
+sides, or a result that is taller than the image.
 
-    many channels       Winograd's form, where it pays (winograd.py)
-    few outputs         one matrix product for all taps, then a sum of shifted pieces
-    few on both sides   neighbours packed into one pixel with more channels
-    else                the convolution itself
+    many channels        Winograd's form, where it pays (winograd.py)
+    few outputs          one matrix product for all taps, then a sum of shifted pieces
+    few on both sides    neighbours packed into one pixel with more channels
+    small kernel         one row too many asked for and dropped: Eigen's kernel
+    else                 the convolution itself: YNNPACK's kernel
 
 Thresholds were measured on jax 0.10.2, see tests/bench/README.md; they move time only.
 """
@@ -23,10 +26,14 @@ from jaxrobust.models import winograd
 NHWC = ("NHWC", "HWIO", "NHWC")
 Pads = Sequence[tuple[int, int]]
 
-YNN_LIMIT = 16
+FEW = 4
+"""So many channels or fewer are an image's."""
+
+NARROW = 16
 """At most so many channels on both sides keep a convolution out of YNNPACK."""
 
-FEW_OUTPUTS = 4
+YNN_OUTPUTS, YNN_CHANNELS = 128, 128**2
+"""YNNPACK uses several cores from so many outputs, and inputs x outputs, upwards."""
 
 
 def convolve_unit_stride(x: Array, w: Array, pads: Pads) -> Array:
@@ -35,14 +42,38 @@ def convolve_unit_stride(x: Array, w: Array, pads: Pads) -> Array:
     if winograd.pays(x, w, (height, width)):
         return winograd.convolve_3x3(x, w, pads)
     inputs, outputs = w.shape[2:]
-    if outputs <= FEW_OUTPUTS < inputs:
+    if outputs <= FEW < inputs:
         return _sum_of_shifts(x, w, pads)
     pack = packing(inputs, outputs, width)
-    return _packed(x, w, pads, pack) if pack > 1 else _plain(x, w, pads)
+    wide = _widen(w, pack) if pack > 1 else w
+    # With an image's few inputs YNNPACK's one core beats all of Eigen's.
+    if inputs > FEW and height == x.shape[1] and _keeps_one_core(inputs, outputs):
+        y = _plain(x, wide, ((pads[0][0], pads[0][1] + 1), pads[1]), pack)[:, :-1]
+    else:
+        y = _plain(x, wide, pads, pack)
+    return y.reshape(-1, height, width, outputs)
 
 
-def _plain(x: Array, w: Array, pads: Pads, stride=(1, 1)) -> Array:
-    return lax.conv_general_dilated(x, w, stride, pads, dimension_numbers=NHWC)
+def packing(inputs: int, outputs: int, width: int) -> int:
+    """How many neighbours make one pixel, 1 for none: a power of two dividing width.
+
+    Few inputs make a short inner product, which wants more outputs at a time.
+    """
+    if max(inputs, outputs) > NARROW:
+        return 1
+    wanted = 4 * NARROW if inputs <= FEW else NARROW + 1
+    pack = 1
+    while pack * outputs < wanted and width % (2 * pack) == 0:
+        pack *= 2
+    return pack if pack * outputs > NARROW else 1
+
+
+def _keeps_one_core(inputs: int, outputs: int) -> bool:
+    return outputs < YNN_OUTPUTS or inputs * outputs < YNN_CHANNELS
+
+
+def _plain(x: Array, w: Array, pads: Pads, stride: int = 1) -> Array:
+    return lax.conv_general_dilated(x, w, (1, stride), pads, dimension_numbers=NHWC)
 
 
 def _sum_of_shifts(x: Array, w: Array, pads: Pads) -> Array:
@@ -62,32 +93,19 @@ def _sum_of_shifts(x: Array, w: Array, pads: Pads) -> Array:
     return reduce(jnp.add, pieces)
 
 
-def packing(inputs: int, outputs: int, width: int) -> int:
-    """How many neighbours make one pixel, 1 for none: a power of two dividing width.
+def _widen(w: Array, pack: int) -> Array:
+    """A kernel for p neighbours at a time: [h,v,I,O] -> [h,v+p-1,I,pO].
 
-    Few inputs make a short inner product, which wants more outputs at a time.
-    """
-    if max(inputs, outputs) > YNN_LIMIT:
-        return 1
-    wanted = 4 * YNN_LIMIT if inputs <= 4 else YNN_LIMIT + 1
-    pack = 1
-    while pack * outputs < wanted and width % (2 * pack) == 0:
-        pack *= 2
-    return pack if pack * outputs > YNN_LIMIT else 1
+    p neighbours in a row, O channels each, are one pixel of p O in the same memory, and
 
+        y[p j + q] = sum_v x[p j + q + v] w[v] = sum_u x[p j + u] w[u - q]
 
-def _packed(x: Array, w: Array, pads: Pads, pack: int) -> Array:
-    """p neighbours in a row, O channels each, are one pixel of p O in the same memory:
-
-        y[p j + q] = sum_v x[p j + q + v] w[v] = sum_u x[p j + u] w[u - q],
-
-    a convolution of stride p whose kernel is p - 1 taps wider, with zeros in them. They
-    cost arithmetic (4/3 for 3x3 and p = 2) and buy 1.5 to 3.6 times the speed.
+    is a convolution of stride p whose kernel is p - 1 taps wider, with zeros in them.
+    They cost arithmetic (4/3 for 3x3 and p = 2) and buy a faster kernel.
     """
     moved = [
         jnp.pad(w, ((0, 0), (q, pack - 1 - q), (0, 0), (0, 0))) for q in range(pack)
     ]
     height, width, inputs, outputs = w.shape
-    wide = jnp.stack(moved, 3).reshape(height, width + pack - 1, inputs, pack * outputs)
-    y = _plain(x, wide, pads, (1, pack))
-    return y.reshape(*y.shape[:2], pack * y.shape[2], outputs)
+    shape = (height, width + pack - 1, inputs, pack * outputs)
+    return jnp.stack(moved, 3).reshape(shape)

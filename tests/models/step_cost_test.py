@@ -27,9 +27,15 @@ def small_model(conv):
 
 def test_step_needs_no_more_arithmetic_than_pgd_training_must():
     forward = flops.forward_flops(small_model("xla"), SHAPE)
-    step, attack = flops.excess(small_model("auto"), SHAPE, STEPS, forward)
+    step, attack = flops.excess(small_model("xla"), SHAPE, STEPS, forward)
     assert 0.95 < attack <= flops.TOLERANCE, "parameter gradients in the attack?"
     assert 0.95 < step <= flops.TOLERANCE
+
+
+def test_canonical_attack_takes_no_parameter_gradients_either():
+    forward = flops.forward_flops(small_model("xla"), SHAPE)
+    _, attack = flops.excess(small_model("canonical"), SHAPE, STEPS, forward)
+    assert attack < 1.3, "1.5 with parameter gradients; the forms of unit_stride.py add"
 
 
 def test_flop_count_knows_wasted_parameter_gradients():
