@@ -5,6 +5,8 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from scipy import stats
+
 from jaxrobust.metrics import mean_and_std
 from jaxrobust.workdir import Workdir
 
@@ -114,14 +116,15 @@ def difference(
 
 
 def verdict(results: Results, first: str, second: str, column: str) -> str:
-    """The comparison in words; "higher" or "lower" only beyond two standard errors."""
+    """The comparison in words; "higher" or "lower" only where the 95% interval of
+    Student's t over seeds leaves zero out (4.3 standard errors for three seeds)."""
     gap, error, seeds = difference(results, first, second, column)
     sign = f"{100 * gap:+.1f} points"
     if seeds < 3:
         return f"{sign} from {seeds} seed{'s' * (seeds > 1)}, too few to claim anything"
     sign += f" (standard error {100 * error:.1f}, {seeds} seeds)"
-    if abs(gap) <= 2 * error:
-        return f"{sign}, not distinguishable from chance"
+    if abs(gap) <= error * stats.t.ppf(0.975, seeds - 1):
+        return f"{sign}, not distinguishable from chance at 95%"
     return f"{sign}, {'higher' if gap > 0 else 'lower'}"
 
 
