@@ -19,9 +19,10 @@ class Checkpointer:
     """Checkpoints of one stage: the two newest and, with `track_best`, the best one.
 
     Keeping "the best n" alone would delete the newest, and a resume would lose work.
+    `read_only` is for looking at another run: nothing in it is changed.
     """
 
-    def __init__(self, directory: Path, track_best: bool):
+    def __init__(self, directory: Path, track_best: bool, read_only: bool = False):
         managers = ocp.checkpoint_managers
         best = (lambda metrics: metrics[METRIC]) if track_best else None
         kept: list = [managers.LatestN(2)]
@@ -32,12 +33,15 @@ class Checkpointer:
                 )
             )
         self.directory = directory
+        self._read_only = read_only
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
             options=ocp.CheckpointManagerOptions(
                 best_fn=best,
                 best_mode="max",
                 preservation_policy=managers.AnyPreservationPolicy(kept),
+                read_only=read_only,
+                create=not read_only,
             ),
         )
 
@@ -75,7 +79,7 @@ class Checkpointer:
                     reason,
                 )
                 continue
-            for damaged in steps[:place]:
+            for damaged in steps[:place] if not self._read_only else ():
                 self._manager.delete(damaged)
             return found
         if steps:

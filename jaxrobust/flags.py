@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxrobust.errors import UserError, unknown_name
+from jaxrobust.tree import plain
 
 
 class Arguments(NamedTuple):
@@ -87,15 +88,6 @@ def _check_keys(argv: Sequence[str], config: dict[str, Any]) -> None:
                     known = here if isinstance(here, dict) else ["(none)"]
                     raise unknown_name(f"key of {where}", key, known)
                 here = here[key]
-
-
-def plain(value: Any) -> Any:
-    """Config trees as dicts and tuples."""
-    if hasattr(value, "items"):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return tuple(plain(item) for item in value)
-    return value
 
 
 def _check_recipe(argv: Sequence[str]) -> tuple[Path, str]:

@@ -8,6 +8,8 @@ from jax import Array
 
 from jaxrobust.types import LossFn
 
+_TINY = 1e-12
+
 
 def cross_entropy(logits: Array, target: Array) -> Array:
     """-sum_k p_k log softmax(z)_k, f32[B]; target i32[B] labels or f32[B,K] p."""
@@ -26,6 +28,26 @@ def margin(logits: Array, target: Array) -> Array:
     own = jax.nn.one_hot(hard(target), logits.shape[-1], dtype=bool)
     other = jnp.max(jnp.where(own, -jnp.inf, logits), axis=-1)
     return other - jnp.sum(jnp.where(own, logits, 0.0), axis=-1)
+
+
+def dlr(logits: Array, target: Array) -> Array:
+    """-(z_y - max_{k != y} z_k) / (z_(1) - z_(3)), f32[B], sorted z; free of scale.
+
+    Needs three classes. Ref: Croce and Hein, arXiv:2003.01690, equation 6.
+    """
+    top = jax.lax.top_k(logits, 3)[0]
+    return margin(logits, target) / (top[:, 0] - top[:, 2] + _TINY)
+
+
+def dlr_targeted(logits: Array, label: Array, other: Array) -> Array:
+    """-(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2), f32[B], for target classes t.
+
+    Needs four classes. Ref: Croce and Hein, arXiv:2003.01690, equation 7.
+    """
+    top = jax.lax.top_k(logits, 4)[0]
+    pick = lambda k: jnp.take_along_axis(logits, k[:, None], axis=1)[:, 0]
+    scale = top[:, 0] - 0.5 * (top[:, 2] + top[:, 3]) + _TINY
+    return (pick(other) - pick(label)) / scale
 
 
 def kl_divergence(logits: Array, target: Array) -> Array:
@@ -66,6 +88,7 @@ def smooth_labels(label: Array, num_classes: int, smoothing: Array) -> Array:
 LOSSES: dict[str, LossFn] = {
     "cross_entropy": cross_entropy,
     "margin": margin,
+    "dlr": dlr,
     "kl_divergence": kl_divergence,
 }
 """Losses that an attack can be told to maximise, by name."""

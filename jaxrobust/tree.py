@@ -1,6 +1,7 @@
 """Small helpers over trees of arrays."""
 
 import hashlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,3 +37,12 @@ def digest(tree: PyTree) -> str:
         sha.update(head.encode())
         sha.update(value.tobytes())
     return sha.hexdigest()
+
+
+def plain(value: Any) -> Any:
+    """Config trees as dicts and tuples."""
+    if hasattr(value, "items"):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(plain(item) for item in value)
+    return value

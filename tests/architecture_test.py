@@ -14,7 +14,7 @@ LAYERS = (
     {"threat", "losses", "metrics", "augment", "data", "models"},
     {"attacks", "state", "optim", "checkpoint", "loader", "sharding", "workdir"}
     | {"progress"},
-    {"objectives", "scores"},
+    {"objectives", "scores", "interop"},
     {"selection", "generative", "evaluators", "report"},
     {"train_step"},
     {"tasks"},
@@ -30,6 +30,7 @@ FORBIDDEN = {
     "models": {"optax"},
 }
 LAZY = {"tensorflow_datasets", "ml_collections", "array_record"}
+LAZY |= {"torch", "safetensors"}
 MAX_FUNCTION, MAX_FILE = 70, 300
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 

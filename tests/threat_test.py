@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import optimize
 
 from jaxrobust.errors import UserError
 from jaxrobust.threat import NORMS, ThreatModel, format_eps, make_threat
@@ -13,12 +14,14 @@ EVERY = pytest.mark.parametrize("norm", NORMS)
 IMAGE = random_images(64)
 FAR = random_images(64, seed=1, low=-2.0, high=3.0)
 KEYS = image_keys(np.arange(64))
-EPS = {"linf": 0.1, "l2": 0.5}
+EPS = {"linf": 0.1, "l2": 0.5, "l1": 1.5}
 ROUNDING = 1e-6
 
 
 def norm_of(delta, norm):
     rows = np.asarray(delta, np.float64).reshape(len(delta), -1)
+    if norm == "l1":
+        return abs(rows).sum(1)
     return abs(rows).max(1) if norm == "linf" else np.sqrt((rows**2).sum(1))
 
 
@@ -50,6 +53,24 @@ def test_projection_is_the_nearest_point_of_the_ball(norm):
     outside = norm_of(FAR - IMAGE, norm) > EPS[norm]
     assert outside.all()
     np.testing.assert_allclose(norm_of(x - IMAGE, norm), EPS[norm], rtol=1e-5)
+
+
+def test_the_l1_projection_is_the_nearest_point_of_ball_and_box():
+    # The oracle: the same problem as a quadratic program, one row at a time.
+    threat = ball("l1")
+    found = np.asarray(threat.project(FAR[:4], IMAGE[:4]), np.float64).reshape(4, -1)
+    for x, image, here in zip(FAR[:4], IMAGE[:4], found):
+        x, image = (np.asarray(v, np.float64).ravel() for v in (x, image))
+        gap = lambda parts: np.sum((image + parts[:16] - parts[16:] - x) ** 2)
+        best = optimize.minimize(
+            gap,
+            np.zeros(32),
+            bounds=[*zip(np.zeros(16), 1 - image), *zip(np.zeros(16), image)],
+            constraints={"type": "ineq", "fun": lambda p: EPS["l1"] - np.sum(p)},
+        )
+        nearest = image + best.x[:16] - best.x[16:]
+        np.testing.assert_allclose(here, nearest, atol=1e-3)
+        assert np.sum((here - x) ** 2) <= best.fun + 1e-5
 
 
 @EVERY
@@ -96,8 +117,7 @@ def test_the_steepest_unit_step_gains_the_dual_norm(norm):
     step = np.asarray(ball(norm).steepest(gradient))
     np.testing.assert_allclose(norm_of(step, norm), 1.0, rtol=1e-5)
     gain = (step * gradient).reshape(64, -1).sum(1)
-    rows = gradient.reshape(64, -1).astype(np.float64)
-    dual = abs(rows).sum(1) if norm == "linf" else np.sqrt((rows**2).sum(1))
+    dual = norm_of(gradient, {"linf": "l1", "l2": "l2", "l1": "linf"}[norm])
     np.testing.assert_allclose(gain, dual, rtol=1e-5)
 
 
@@ -145,7 +165,7 @@ def test_eps_is_traced_and_the_norm_is_not(norm):
         ("l2", 128, "128 / 255"),
         ("linf", -0.1, "must be >= 0"),
         ("linf", float("nan"), "must be >= 0"),
-        ("l3", 0.1, "choose from l2, linf"),
+        ("l3", 0.1, "choose from l1, l2, linf"),
     ),
 )
 def test_an_impossible_threat_is_the_users_mistake(norm, eps, message):

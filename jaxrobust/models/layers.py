@@ -17,6 +17,7 @@ ACTIVATIONS = {"relu": nn.relu, "swish": nn.swish}
 CONVS = ("auto", "canonical", "xla")
 DTYPES = ("float32", "bfloat16")
 NORMS = ("batch", "instance", "group")
+PADDINGS = ("both", "end")
 
 HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 """std = sqrt(2 / (h w O)), He et al., arXiv:1502.01852, as torchvision's ResNets."""
@@ -31,7 +32,9 @@ class Layers:
 
     `dtype` is what convolutions and activations are computed in; parameters, statistics
     and logits are float32 whatever it says. `conv` is "canonical" (fast in CPU loops,
-    see conv.py), "xla", or "auto": canonical on CPU, XLA elsewhere.
+    see conv.py), "xla", or "auto": canonical on CPU, XLA elsewhere. `padding` is where
+    a convolution of stride 2 pads: "both" sides by kernel // 2 as most PyTorch nets, or
+    the "end" only, a 3x3 one by (0, 1), as DeepMind's.
     """
 
     dtype: str
@@ -41,6 +44,7 @@ class Layers:
     momentum: float = 0.9
     groups: int = 8
     kernel_init: Callable = HE_NORMAL
+    padding: str = "both"
 
     def __post_init__(self):
         for kind, name, known in (
@@ -48,6 +52,7 @@ class Layers:
             ("activation", self.activation, ACTIVATIONS),
             ("norm", self.norm, NORMS),
             ("conv", self.conv, CONVS),
+            ("padding", self.padding, PADDINGS),
         ):
             if name not in known:
                 raise unknown_name(kind, name, known)
@@ -61,8 +66,12 @@ class Layers:
     ) -> nn.Conv:
         """A square convolution, padded by kernel // 2 on both sides as in PyTorch.
 
-        XLA's "SAME" pads (0, 1) at stride 2, so weights would not carry over.
+        XLA's "SAME" pads (0, 1) at stride 2, so weights would not carry over; nets that
+        were trained so ask for `padding="end"`.
         """
+        before = after = kernel // 2
+        if self.padding == "end":
+            before = max(before - (stride - 1), 0)
         canonically = self.conv == "canonical" or (
             self.conv == "auto" and jax.default_backend() == "cpu"
         )
@@ -70,7 +79,7 @@ class Layers:
             features,
             (kernel, kernel),
             (stride, stride),
-            padding=((kernel // 2, kernel // 2),) * 2,
+            padding=((before, after),) * 2,
             use_bias=bias,
             dtype=jnp.dtype(self.dtype),
             kernel_init=self.kernel_init,

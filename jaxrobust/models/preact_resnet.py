@@ -5,20 +5,24 @@ from collections.abc import Sequence
 from flax import linen as nn
 from jax import Array
 
-from jaxrobust.errors import UserError
+from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.models.layers import Layers, classify, floats, normalise
+
+SHORTCUT_INPUTS = ("auto", "activated", "raw")
 
 
 class PreActBlock(nn.Module):
     """x' + conv(act(norm(conv(h)))) with h = act(norm(x)).
 
-    x' is conv1x1(h) or, with `shortcut` 3, conv3x3(x) where the shape changes, else x.
+    Where the shape changes x' is a convolution, of size `shortcut`, of h or, with
+    `raw_shortcut`, of x; elsewhere it is x.
     """
 
     features: int
     stride: int
     shortcut: int
     layers: Layers
+    raw_shortcut: bool
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
@@ -29,13 +33,14 @@ class PreActBlock(nn.Module):
         y = self.layers.act(norm(train, "norm2")(y))
         y = make(self.features, 3, 1, "conv2")(y)
         if self.stride != 1 or x.shape[-1] != self.features:
-            source = h if self.shortcut == 1 else x
+            source = x if self.raw_shortcut else h
             x = make(self.features, self.shortcut, self.stride, "shortcut")(source)
         return x + y
 
 
 class PreActResNet(nn.Module):
-    """A stem, stages of pre-activation blocks, a last normalisation, a mean."""
+    """A stem, stages of pre-activation blocks, a last normalisation and activation
+    (unless `last_norm` is off), a mean."""
 
     num_classes: int
     mean: tuple[float, ...]
@@ -45,6 +50,8 @@ class PreActResNet(nn.Module):
     widths: tuple[int, ...]
     blocks: int
     shortcut: int
+    raw_shortcut: bool
+    last_norm: bool
 
     @nn.compact
     def __call__(self, image: Array, train: bool) -> Array:
@@ -56,10 +63,16 @@ class PreActResNet(nn.Module):
                 stride = 2 if i > 0 and j == 0 else 1
                 name = f"layer{i + 1}_{j}"
                 block = PreActBlock(
-                    width, stride, self.shortcut, self.layers, name=name
+                    width,
+                    stride,
+                    self.shortcut,
+                    self.layers,
+                    self.raw_shortcut,
+                    name=name,
                 )
                 x = block(x, train)
-        x = self.layers.act(self.layers.normalisation(train, "norm")(x))
+        if self.last_norm:
+            x = self.layers.act(self.layers.normalisation(train, "norm")(x))
         return classify(self, x.mean((1, 2)), self.num_classes)
 
 
@@ -74,21 +87,38 @@ def preact_resnet18(
     momentum: float = 0.9,
     dtype: str = "float32",
     conv: str = "auto",
+    shortcut_input: str = "auto",
+    last_norm: bool = True,
+    padding: str = "both",
 ) -> PreActResNet:
     """PreActResNet-18: 11.17M parameters for 10 classes, 12.55M with `shortcut=3`.
 
-    `shortcut=3, activation="swish", momentum=0.99` is the net of Gowal et al. and of
-    Rebuffi et al. (a 3x3 convolution of the raw input where the shape changes).
+    `shortcut_input` is what the shortcut's convolution sees: "activated", act(norm(x)),
+    or "raw", x; "auto" is activated for size 1 and raw for size 3. Published nets:
+
+        the paper, Rice et al. L2     the defaults
+        Wong et al., Fast is Better   shortcut_input="raw", last_norm=False
+        Gowal et al., Rebuffi et al.  shortcut=3, activation="swish", momentum=0.99,
+                                      padding="end"
 
     Ref: He et al., arXiv:1603.05027; Gowal et al., arXiv:2010.03593, appendix.
-    Deviates: pads 1 on both sides at stride 2 as PyTorch nets do; theirs pads (0, 1).
     """
     if shortcut not in (1, 3):
         raise UserError(
             f"shortcut is the size of a convolution, 1 or 3, not {shortcut}"
         )
-    layers = Layers(dtype, activation, norm, conv, momentum)
-    widths = tuple(width * 2**i for i in range(4))
+    if shortcut_input not in SHORTCUT_INPUTS:
+        raise unknown_name("shortcut_input", shortcut_input, SHORTCUT_INPUTS)
+    raw = shortcut == 3 if shortcut_input == "auto" else shortcut_input == "raw"
     return PreActResNet(
-        num_classes, floats(mean), floats(std), layers, width, widths, 2, shortcut
+        num_classes,
+        floats(mean),
+        floats(std),
+        Layers(dtype, activation, norm, conv, momentum, padding=padding),
+        stem=width,
+        widths=tuple(width * 2**i for i in range(4)),
+        blocks=2,
+        shortcut=shortcut,
+        raw_shortcut=raw,
+        last_norm=last_norm,
     )

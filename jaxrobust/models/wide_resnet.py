@@ -18,22 +18,28 @@ def wide_resnet(
     momentum: float = 0.9,
     dtype: str = "float32",
     conv: str = "auto",
+    padding: str = "both",
 ) -> PreActResNet:
     """WRN-depth-width: three stages of (depth - 4) / 6 pre-activation blocks.
 
     For 10 classes 28-10 has 36.48M parameters, 34-10 46.16M and 70-16 266.80M. Gowal et
-    al. use `activation="swish", momentum=0.99`.
+    al. and Wang et al. use `activation="swish", momentum=0.99, padding="end"`.
 
     Ref: Zagoruyko and Komodakis, arXiv:1605.07146; Gowal et al., arXiv:2010.03593.
-    Deviates: pads 1 on both sides at stride 2 as PyTorch nets do; theirs pads (0, 1).
     """
     if depth < 10 or (depth - 4) % 6:
         raise UserError(
             f"depth {depth} of wide_resnet: use 6 n + 4, such as 16, 28, 34, 70"
         )
-    layers = Layers(dtype, activation, norm, conv, momentum)
-    widths = (16 * width, 32 * width, 64 * width)
-    blocks = (depth - 4) // 6
     return PreActResNet(
-        num_classes, floats(mean), floats(std), layers, 16, widths, blocks, 1
+        num_classes,
+        floats(mean),
+        floats(std),
+        Layers(dtype, activation, norm, conv, momentum, padding=padding),
+        stem=16,
+        widths=(16 * width, 32 * width, 64 * width),
+        blocks=(depth - 4) // 6,
+        shortcut=1,
+        raw_shortcut=False,
+        last_norm=True,
     )

@@ -1,6 +1,7 @@
 """How quantities are named and printed: fractions become percent only here."""
 
 import math
+import re
 from collections.abc import Iterable
 from typing import Any, TypeGuard
 
@@ -9,8 +10,17 @@ from jaxrobust.report.run import Row
 
 _LABELS = {
     "clean_acc": "Clean",
+    "noise_acc": "Noise",
+    "fgsm_acc": "FGSM",
     "pgd_acc": "PGD",
+    "pgd_long_acc": "PGD, long",
+    "mim_acc": "MIM",
+    "apgd_acc": "APGD",
+    "fab_acc": "FAB",
     "cw_acc": "CW",
+    "cw_l2_acc": "CW l2",
+    "deepfool_acc": "DeepFool",
+    "square_acc": "Square",
     "aa_acc": "AutoAttack",
     "certified_acc": "Certified",
     "loss": "Training loss",
@@ -24,15 +34,28 @@ _LABELS = {
     "train_images": "Training images",
     "generated_share": "Generated",
 }
-_NOT_A_QUANTITY = {"name", "seed", "seeds", "baseline"}
+_NOT_A_QUANTITY = {"name", "seed", "seeds", "baseline", "forwards", "backwards"}
 
 
-def label(key: str) -> str:
-    """A column or axis title for a quantity, without its unit."""
+def label(key: str, rows: Iterable[Row] = ()) -> str:
+    """A column or axis title for a quantity of `rows`, without its unit.
+
+    The worst case of a suite of attacks is called what its rows call the suite.
+    """
+    suites = suite_names(rows) if key == "aa_acc" else []
+    if suites:
+        short = {re.split(r" \(|,", name)[0] for name in suites}
+        return min(short) if len(short) == 1 else "Suite of attacks"
     if key in _LABELS:
         return _LABELS[key]
     words = key.removesuffix("_acc").replace("_", " ").strip() or key
     return words[0].upper() + words[1:]
+
+
+def suite_names(rows: Iterable[Row]) -> list[str]:
+    """The full names of the suites of attacks that `rows` report, each once."""
+    names = (row.get("suite_name") for row in rows)
+    return list(dict.fromkeys(name for name in names if isinstance(name, str)))
 
 
 def is_accuracy(key: str) -> bool:
@@ -77,8 +100,12 @@ def seed_count(row: Row) -> int:
 def cell(row: Row, key: str, best: bool = False) -> Cell:
     """The value of `key` in `row`, with its spread where it is a mean over seeds."""
     value = row.get(key)
+    if value is None or isinstance(value, dict | list):
+        return Cell("–")
     if not is_number(value):
-        return Cell("–" if value is None else str(value))
+        return Cell(str(value))
+    if key == "eps" and "norm" in row:
+        return Cell(radius(float(value), str(row["norm"])))
     scale = percent if is_fraction(key) else quantity
     spread = row.get(f"{key}_std")
     if not is_number(spread) or seed_count(row) < 2:
@@ -89,6 +116,17 @@ def cell(row: Row, key: str, best: bool = False) -> Cell:
 def percent(fraction: float) -> str:
     """0.98 -> `98.0`."""
     return f"{100 * fraction:.1f}"
+
+
+def radius(eps: float, norm: str) -> str:
+    """eps as people of the field write it: `8/255`, or `0.15` where that is not whole.
+
+    Only linf is written in 8-bit steps.
+    """
+    in_255 = 255 * eps
+    if norm == "linf" and 0 < eps < 1 and abs(in_255 - round(in_255)) < 1e-3:
+        return f"{round(in_255)}/255"
+    return f"{eps:.4g}"
 
 
 def quantity(value: float) -> str:

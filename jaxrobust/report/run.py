@@ -43,13 +43,7 @@ class Selection:
 
     def class_name(self, label: object) -> str:
         """The name of class `label`, or its number where names are not known."""
-        names = self.info.get("class_names")
-        key = str(label)
-        if isinstance(names, dict):
-            return str(names.get(key, key))
-        if isinstance(names, list) and key.isdecimal() and int(key) < len(names):
-            return str(names[int(key)])
-        return key
+        return _class_name(self.info.get("class_names"), label)
 
 
 @dataclass(frozen=True)
@@ -61,6 +55,7 @@ class Run:
     card: Row
     metrics: dict[str, Curve]
     selections: tuple[Selection, ...]
+    folder: Path | None = None
 
     @property
     def rows(self) -> list[Row]:
@@ -73,10 +68,34 @@ class Run:
         return list(self.results.get("runs") or [])
 
     @property
+    def runs_by_name(self) -> dict[str, list[Row]]:
+        """The `runs` of every name, in file order."""
+        found: dict[str, list[Row]] = {}
+        for row in self.runs:
+            found.setdefault(str(row.get("name", "")), []).append(row)
+        return found
+
+    @property
     def latest_selections(self) -> list[Selection]:
         """Those of the first seed, the last round first: the ones to show."""
         first = [s for s in self.selections if s.seed == self.selections[0].seed]
         return first[::-1]
+
+    def class_name(self, label: object) -> str:
+        """The name of class `label`, or its number where names are not known."""
+        return _class_name(self.results.get("class_names"), label)
+
+    def adversarial(self, row: Row) -> dict[str, np.ndarray]:
+        """The attacked images of one of `runs`; empty if not saved.
+
+        image u8[N,H,W,C], x_adv f32[N,H,W,C], label, prediction (of x_adv), clean,
+        robust, fooled_by (-1 or an index into `components`), components.
+        """
+        name = row.get("folder")
+        if self.folder is None or not isinstance(name, str) or ".." in name:
+            return {}
+        place = self.folder / "evaluation" / name.lstrip("/")
+        return _load_npz(place / "adversarial.npz")
 
     @property
     def checks(self) -> list[Row]:
@@ -97,6 +116,7 @@ def read_run(workdir: Path) -> Run:
         card=_load_json(workdir / "card.json"),
         metrics=_load_metrics(workdir / "metrics.jsonl"),
         selections=_load_selections(workdir / "selections"),
+        folder=workdir,
     )
 
 
@@ -104,6 +124,15 @@ def split_stage(stage: str) -> tuple[str, str]:
     """`seed0/pgd_at-hybrid` -> (`seed0`, `pgd_at-hybrid`); the seed may be empty."""
     match = re.match(r"(seed\d+)/(.+)", stage)
     return (match[1], match[2]) if match else ("", stage)
+
+
+def _class_name(names: Any, label: object) -> str:
+    key = str(label)
+    if isinstance(names, dict):
+        return str(names.get(key, key))
+    if isinstance(names, list) and key.isdecimal() and int(key) < len(names):
+        return str(names[int(key)])
+    return key
 
 
 def _load_json(path: Path) -> Row:

@@ -4,16 +4,22 @@ Figures are drawn with matplotlib's object interface only, so nothing global is 
 """
 
 import io
+from collections.abc import Mapping
+from itertools import product
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 # Okabe and Ito's colours, without the yellow that vanishes on white.
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 PINK, AMBER, SKY, GRAY = "#CC79A7", "#E69F00", "#56B4E9", "#7A7F87"
 PALETTE = (BLUE, ORANGE, GREEN, PINK, AMBER, SKY, GRAY)
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
+LOOKS = tuple((color, dash) for dash, color in product(DASHES, PALETTE))
 INK, MUTED, RULE = "#24292F", "#5B636D", "#DDE1E6"
+ON_ANY = "#7A7A7A"  # text legible on white and on the dark page alike
 
 HALF = 438  # two figures and a gap fill the page's column; one fills a phone's
 _PER_INCH = 100  # CSS pixels an inch: the other sizes follow from it
@@ -101,6 +107,67 @@ def key(axes: Axes, **place) -> None:
         handletextpad=0.5,
         **place,
     )
+
+
+def key_figure(title: str, looks: Mapping) -> Figure:
+    """A figure that is only a key: the line of every name, {name: (color, dash)}."""
+    columns = 1 if len(looks) <= 11 else 2
+    figure = canvas(HALF, 44 + 18.5 * -(-len(looks) // columns))
+    axes = panel(figure, title, left=0, right=0, bottom=0)
+    axes.set_axis_off()
+    handles = [
+        Line2D([], [], color=color, linestyle=dash, linewidth=px(2))
+        for color, dash in looks.values()
+    ]
+    axes.legend(
+        handles,
+        [plain(shorten(name, 24)) for name in looks],
+        loc="upper left",
+        ncols=columns,
+        frameon=False,
+        fontsize=px(12),
+        labelcolor=INK,
+        borderaxespad=0,
+    )
+    return figure
+
+
+def sheet(width: float, height: float, title: str) -> Figure:
+    """A see-through figure for images, its title above on the left."""
+    figure = canvas(width, height, transparent=True)
+    figure.text(
+        0, 1 - 4 / height, plain(title), size=px(13), weight="bold", va="top",
+        color=ON_ANY,
+    )  # fmt: skip
+    return figure
+
+
+def place(
+    figure: Figure, image: np.ndarray, left: int, top: int, side: int, text: str
+) -> None:
+    """Show an image u8[h,w,c] as a square of `side` CSS pixels with `text` under it."""
+    width, height = css_size(figure)
+    tile = enlarge(image, _SHARP * side)
+    figure.figimage(tile, _SHARP * left, _SHARP * (height - top) - tile.shape[0])
+    figure.text(
+        (left + side / 2) / width,
+        1 - (top + side + 3) / height,
+        plain(text),
+        size=px(10.5),
+        linespacing=1.15,
+        ha="center",
+        va="top",
+        color=ON_ANY,
+    )
+
+
+def enlarge(image: np.ndarray, side: int) -> np.ndarray:
+    """uint8[h,w,c] as uint8[side,side,3], by nearest neighbours; gray becomes RGB."""
+    image = image if image.ndim == 3 else image[..., None]
+    rows = np.arange(side) * image.shape[0] // side
+    columns = np.arange(side) * image.shape[1] // side
+    image = image[rows][:, columns]
+    return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image[..., :3]
 
 
 def css_size(figure: Figure) -> tuple[int, int]:

@@ -13,8 +13,8 @@ from jaxrobust.report.style import png_bytes
 def write_report(workdir: str | Path) -> Path:
     """Read the run directory `workdir`, (re)write its report, return `report.html`.
 
-    Reads config.json and results.json, and where present metrics.jsonl, card.json and
-    selections/. The same run directory gives the same bytes.
+    Reads config.json and results.json, and where present metrics.jsonl, card.json,
+    selections/ and evaluation/. The same run directory gives the same bytes.
 
     Raises:
       UserError: a needed file is missing or cannot be read.

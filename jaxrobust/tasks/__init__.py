@@ -1,11 +1,13 @@
 """Tasks: the only host loops. Each is `(config, workdir) -> None`."""
 
+from jaxrobust.tasks.evaluate import evaluate
 from jaxrobust.tasks.generate import generate
 from jaxrobust.tasks.prune import prune
 from jaxrobust.tasks.reconstruct import reconstruct
 from jaxrobust.tasks.train import train
 
 TASKS = {
+    "evaluate": evaluate,
     "generate": generate,
     "prune": prune,
     "reconstruct": reconstruct,

@@ -6,29 +6,41 @@ import sys
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 import jax
 
-from jaxrobust.tasks.setup import Setup
-from jaxrobust.threat import format_eps
+from jaxrobust import data
+from jaxrobust.evaluators.check import Check
+from jaxrobust.tasks.setup import Config, Setup
+from jaxrobust.threat import ThreatModel, format_eps
 from jaxrobust.workdir import Workdir
 
 PACKAGES = ("jaxrobust", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 FLOAT_SLACK = 1e-6
 
 
-class Check(NamedTuple):
-    """One line of the card: what was checked, whether it held, the figure, and why."""
+class Premises(Protocol):
+    """What a run starts from, as far as its card is concerned."""
 
-    name: str
-    ok: bool
-    value: str
-    note: str
+    @property
+    def config(self) -> Config:
+        """With "seeds" and "data"."""
+        ...
+
+    @property
+    def splits(self) -> data.Splits:
+        """The images."""
+        ...
+
+    @property
+    def threat(self) -> ThreatModel:
+        """The ball."""
+        ...
 
 
 def make_card(
-    setup: Setup, workdir: Workdir, started: float, checks: list[Check]
+    setup: Premises, workdir: Workdir, started: float, checks: list[Check]
 ) -> dict[str, Any]:
     """The card as plain data."""
     splits = setup.splits

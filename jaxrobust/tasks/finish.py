@@ -2,12 +2,14 @@
 terminal."""
 
 from jaxrobust import sharding
+from jaxrobust.progress import Progress
 from jaxrobust.report import write_report
-from jaxrobust.tasks.card import Check, make_card
+from jaxrobust.tasks.card import Check, Premises, make_card
 from jaxrobust.tasks.results import Results, format_table
 from jaxrobust.tasks.setup import Setup
 from jaxrobust.tasks.trainer import Trainer
 from jaxrobust.threat import format_eps
+from jaxrobust.workdir import Workdir
 
 
 def finish(
@@ -20,11 +22,23 @@ def finish(
 ) -> None:
     """Write results.json, card.json and the report; print the table and failed
     checks."""
-    trainer.progress.close()
+    conclude(setup, trainer.workdir, trainer.progress, results, answer, checks, started)
+
+
+def conclude(
+    setup: Premises,
+    workdir: Workdir,
+    progress: Progress,
+    results: Results,
+    answer: str,
+    checks: list[Check],
+    started: float,
+) -> None:
+    """The same for tasks that train nothing."""
+    progress.close()
     rows = results.finish(answer)
     if not sharding.is_lead():
         return
-    workdir = trainer.workdir
     workdir.write("card.json", make_card(setup, workdir, started, checks))
     report = write_report(workdir.path)
     threat, test = setup.threat, setup.splits.test

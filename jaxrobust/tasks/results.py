@@ -17,6 +17,7 @@ COLUMNS = {
     "clean_acc": "clean",
     "pgd_acc": "PGD",
     "cw_acc": "CW",
+    "aa_acc": "suite",
     "steps": "steps",
     "train_seconds": "train s",
 }
@@ -26,9 +27,9 @@ class Results:
     """Rows by (name, seed). A row that an interrupted run had finished is not
     redone."""
 
-    def __init__(self, workdir: Workdir, title: str, question: str):
+    def __init__(self, workdir: Workdir, title: str, question: str, **head: Any):
         self._workdir = workdir
-        self._head = {"title": title, "question": question}
+        self._head = {"title": title, "question": question, **head}
         self.runs: list[Row] = workdir.read_results().get("runs", [])
 
     def find(self, name: str, seed: int) -> Row | None:

@@ -57,7 +57,13 @@ def train_row(
 
 def stage_name(method: Method, kind: str, seed: int) -> str:
     """The directory of a row's checkpoints."""
-    return f"seed{seed}/{method.name}-{kind.replace(' ', '-').replace('%', '')}"
+    return stage_folder(f"{method.name} / {kind}", seed)
+
+
+def stage_folder(name: str, seed: int) -> str:
+    """The directory of the checkpoints of the row called "<method> / <kind>"."""
+    method, _, kind = name.partition(" / ")
+    return f"seed{seed}/{method}-{kind.replace(' ', '-').replace('%', '')}"
 
 
 def collapse_checks(rows: list[Row]) -> list[Check]:

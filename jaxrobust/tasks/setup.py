@@ -145,6 +145,17 @@ def build_attack(kind: str, spec: Config, threat: ThreatModel, loss=None) -> Att
     return registry.build(kind, ATTACKS, spec, threat=threat, loss=loss)
 
 
+def make_attack(spec: Config, threat: ThreatModel) -> Attack:
+    """The attack of `spec` in this ball; a `step_ratio` is a step in units of eps, so
+    that one spec serves every radius."""
+    spec = dict(spec)
+    leaf = ATTACKS.get(spec.get("name", ""))
+    own = inspect.signature(leaf).parameters if leaf else {}
+    if "step_ratio" in spec and "step_ratio" not in own:
+        spec["step_size"] = spec.pop("step_ratio") * threat.eps
+    return build_attack("attack", spec, threat)
+
+
 def build_method(name: str, spec: Config, threat: ThreatModel) -> Method:
     """The method `name` out of `config.methods`."""
     spec = dict(spec)

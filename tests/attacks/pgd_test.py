@@ -77,11 +77,22 @@ def by_hand(norm, eps, steps, step_size):
     """All iterates x_0 .. x_steps, with an explicit loop and NumPy's projection."""
     x, iterates = IMAGE, [IMAGE]
     slope = jax.jit(jax.grad(lambda x: losses.cross_entropy(bumpy(x), LABEL3).sum()))
+    axes = (1, 2, 3)
     for _ in range(steps):
         g = np.asarray(slope(x))
-        axes = (1, 2, 3)
         if norm == "linf":
             x = np.clip(x + step_size * np.sign(g), IMAGE - eps, IMAGE + eps)
+        elif norm == "l1":
+            steepest = abs(g) == abs(g).max(axes, keepdims=True)
+            moved = x + step_size * np.sign(g) * steepest - IMAGE
+            size, a = np.float64(abs(moved)), np.zeros((COUNT, 1, 1, 1))
+            for _ in range(100):
+                # Newton's way to the a with sum max(size - a, 0) = eps, from below.
+                kept = np.maximum(size - a, 0)
+                excess = np.maximum(kept.sum(axes, keepdims=True) - eps, 0)
+                count = (kept > 0).sum(axes, keepdims=True)
+                a = a + excess / np.maximum(count, 1)
+            x = IMAGE + np.sign(moved) * np.maximum(size - a, 0)
         else:
             x = x + step_size * g / np.sqrt((g**2).sum(axes, keepdims=True))
             size = np.sqrt(((x - IMAGE) ** 2).sum(axes, keepdims=True))

@@ -21,6 +21,9 @@ UPHILL = (WEIGHT[:, 1 - LABEL] - WEIGHT[:, LABEL]).T.reshape(IMAGE.shape)
 def direction(norm):
     if norm == "linf":
         return np.sign(UPHILL)
+    if norm == "l1":
+        size = abs(UPHILL)
+        return np.sign(UPHILL) * (size == size.max((1, 2, 3), keepdims=True))
     return UPHILL / np.sqrt((UPHILL**2).sum((1, 2, 3), keepdims=True))
 
 

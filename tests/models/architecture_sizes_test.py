@@ -80,6 +80,8 @@ def test_convnet_embedding_by_pool_and_head():
         ("convnet", {"pool": "max"}, "choose from"),
         ("convnet", {"head": "sum"}, "choose from"),
         ("preact_resnet18", {"shortcut": 2}, "1 or 3"),
+        ("preact_resnet18", {"shortcut_input": "x"}, "choose from"),
+        ("wide_resnet", {"padding": "SAME"}, "choose from"),
         ("wide_resnet", {"depth": 30}, "6 n"),
     ),
 )

@@ -9,9 +9,9 @@ from jaxrobust.report import html_page, markdown_page, numbers
 from jaxrobust.report.page import Cell, Code, Section, Table, Text, slug
 from jaxrobust.report.run import Run, read_run, split_stage
 from jaxrobust.report.sections.accuracy import on_scale
-from jaxrobust.report.sections.images import enlarge
 from jaxrobust.report.sections.results import best_row, results
 from jaxrobust.report.sections.scores import crowded
+from jaxrobust.report.style import enlarge
 
 
 def write_metrics(workdir, lines):

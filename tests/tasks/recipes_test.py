@@ -11,7 +11,7 @@ from tests.tasks.conftest import ROOT
 RECIPES = sorted(
     path.stem
     for path in (ROOT / "configs").glob("*.py")
-    if path.stem not in ("base", "__init__")
+    if path.stem not in ("attack_presets", "base", "__init__")
 )
 
 
@@ -37,7 +37,7 @@ def test_docstring_is_a_lab_notebook(recipe):
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("variant", ["", "cifar10", "smoke"])
 def test_every_variant_is_plain_data(recipe, variant):
-    from jaxrobust.flags import plain
+    from jaxrobust.tree import plain
 
     module = __import__(f"configs.{recipe}", fromlist=["get_config"])
     config = plain(module.get_config(variant))

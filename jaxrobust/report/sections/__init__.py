@@ -8,17 +8,25 @@ from jaxrobust.report.sections.accuracy import accuracy_dots
 from jaxrobust.report.sections.answer import answer
 from jaxrobust.report.sections.checks import failed_checks, passed_checks
 from jaxrobust.report.sections.curves import training_curves
+from jaxrobust.report.sections.examples import fooled_examples
 from jaxrobust.report.sections.generated import generated_images
 from jaxrobust.report.sections.images import image_grids
+from jaxrobust.report.sections.per_class import class_accuracies
 from jaxrobust.report.sections.provenance import configuration, provenance, run_again
 from jaxrobust.report.sections.results import results
+from jaxrobust.report.sections.robustness import radius_curves
 from jaxrobust.report.sections.scores import score_scatter
 from jaxrobust.report.sections.timing import time_split
+from jaxrobust.report.sections.worst_case import worst_case
 
 SECTIONS: tuple[Callable[[Run], Section | None], ...] = (
     failed_checks,
     answer,
     results,
+    worst_case,
+    radius_curves,
+    class_accuracies,
+    fooled_examples,
     accuracy_dots,
     training_curves,
     score_scatter,

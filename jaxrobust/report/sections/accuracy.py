@@ -7,6 +7,8 @@ from jaxrobust.report.numbers import (
     label,
     percent,
     quantities,
+    seed_count,
+    suite_names,
 )
 from jaxrobust.report.page import Picture, Pictures, Section, slug
 from jaxrobust.report.run import Row, Run
@@ -17,8 +19,9 @@ _ROOM = 3  # an outlier may stretch the scale to this many times the others' ran
 def accuracy_dots(run: Run) -> Section | None:
     """One plot for each accuracy, one line a row, one dot a seed."""
     keys = [key for key in quantities(run.rows) if is_accuracy(key)]
-    if not keys:
-        return None
+    one_seed = all(seed_count(row) == 1 for row in run.rows)
+    if not keys or (one_seed and suite_names(run.rows)):
+        return None  # many attacks on one seed: their table says it all
     pictures = tuple(_dots(run, key) for key in keys)
     caption = (
         "One dot a seed, a bar at their mean; baselines in grey. Each plot has its own "
@@ -32,7 +35,7 @@ def _dots(run: Run, key: str) -> Picture:
     values = [_values(run, row, key) for row in rows]
     shown = on_scale(values)
     figure = style.canvas(style.HALF, 76 + 23 * len(rows))
-    title = f"{label(key)} accuracy"
+    title = f"{label(key, rows)} accuracy"
     names = [str(row.get("name", "")) for row in rows]
     axes = style.rows_panel(figure, title, names, bottom=42, right=16)
     style.rule(axes, "both")

@@ -1,9 +1,5 @@
 """Training curves: small plots that share one key, a colour for each kind of stage."""
 
-from itertools import product
-
-from matplotlib.lines import Line2D
-
 from jaxrobust.report import style
 from jaxrobust.report.numbers import (
     is_accuracy,
@@ -17,7 +13,6 @@ from jaxrobust.report.run import Curve, Run, split_stage
 
 _NOT_DRAWN = {"step", "epoch", "round", "seed", "lr", "images_per_second"}
 _MOST_PLOTS = 9
-_LOOKS = tuple((color, dash) for dash, color in product(style.DASHES, style.PALETTE))
 
 Lines = list[tuple[str, list[int], list[float]]]  # kind of stage, steps, values
 
@@ -28,7 +23,7 @@ def training_curves(run: Run) -> Section | None:
     if not plots:
         return None
     kinds = list(dict.fromkeys(split_stage(stage)[1] for stage in run.metrics))
-    looks = {kind: _LOOKS[i % len(_LOOKS)] for i, kind in enumerate(kinds)}
+    looks = {kind: style.LOOKS[i % len(style.LOOKS)] for i, kind in enumerate(kinds)}
     pictures = [_plot(title, key, lines, looks) for title, key, lines in plots]
     if len(kinds) > 1:
         pictures.insert(0, _legend(looks))
@@ -96,22 +91,5 @@ def _plot(title: str, key: str, lines: Lines, looks: dict) -> Picture:
 
 
 def _legend(looks: dict) -> Picture:
-    columns = 1 if len(looks) <= 11 else 2
-    figure = style.canvas(style.HALF, 44 + 18.5 * -(-len(looks) // columns))
-    axes = style.panel(figure, "Stages", left=0, right=0, bottom=0)
-    axes.set_axis_off()
-    handles = [
-        Line2D([], [], color=color, linestyle=dash, linewidth=style.px(2))
-        for color, dash in looks.values()
-    ]
-    axes.legend(
-        handles,
-        [style.plain(style.shorten(kind, 24)) for kind in looks],
-        loc="upper left",
-        ncols=columns,
-        frameon=False,
-        fontsize=style.px(12),
-        labelcolor=style.INK,
-        borderaxespad=0,
-    )
+    figure = style.key_figure("Stages", looks)
     return Picture("curve-key", figure, "Colour of every kind of stage")

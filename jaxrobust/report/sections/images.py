@@ -1,14 +1,11 @@
 """What went and what came: images that were dropped and generated ones that came in."""
 
-import numpy as np
-
 from jaxrobust.report import style
 from jaxrobust.report.page import Picture, Pictures, Section
 from jaxrobust.report.run import Run, Selection
 
 _COLUMNS, _MOST = 6, 24
 _TILE, _GAP = 64, 9  # CSS pixels
-_LABEL_GRAY = "#7A7A7A"  # legible on white and on the dark page alike
 
 
 def image_grids(run: Run) -> Section | None:
@@ -34,36 +31,11 @@ def _sheet(shown: Selection, data: dict, group: str, title: str) -> Picture:
     names = _labels(shown, data, group, len(images))
     rows = -(-len(images) // _COLUMNS)
     pitch = (_TILE + _GAP, _TILE + 36)
-    figure = style.canvas(style.HALF, 28 + rows * pitch[1], transparent=True)
-    width, height = style.css_size(figure)
-    figure.text(
-        0, 1 - 4 / height, title, size=style.px(13), weight="bold", va="top",
-        color=_LABEL_GRAY,
-    )  # fmt: skip
+    figure = style.sheet(style.HALF, 28 + rows * pitch[1], title)
     for i, image in enumerate(images):
         left, top = (i % _COLUMNS) * pitch[0], 28 + (i // _COLUMNS) * pitch[1]
-        tile = enlarge(image, 2 * _TILE)
-        figure.figimage(tile, 2 * left, 2 * (height - top) - tile.shape[0])
-        figure.text(
-            (left + _TILE / 2) / width,
-            1 - (top + _TILE + 3) / height,
-            style.plain(names[i]),
-            size=style.px(10.5),
-            linespacing=1.15,
-            ha="center",
-            va="top",
-            color=_LABEL_GRAY,
-        )
+        style.place(figure, image, left, top, _TILE, names[i])
     return Picture(f"images-{group}", figure, f"{title}: {len(images)} examples", True)
-
-
-def enlarge(image: np.ndarray, side: int) -> np.ndarray:
-    """uint8[h,w,c] as uint8[side,side,3], by nearest neighbours; gray becomes RGB."""
-    image = image if image.ndim == 3 else image[..., None]
-    rows = np.arange(side) * image.shape[0] // side
-    columns = np.arange(side) * image.shape[1] // side
-    image = image[rows][:, columns]
-    return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image[..., :3]
 
 
 def _labels(shown: Selection, data: dict, group: str, count: int) -> list[str]:

@@ -10,6 +10,7 @@ from jaxrobust.report.numbers import (
     label,
     quantities,
     seed_count,
+    suite_names,
 )
 from jaxrobust.report.page import Block, Cell, Fold, Section, Table
 from jaxrobust.report.run import Row, Run
@@ -35,19 +36,25 @@ def _headline(rows: list[Row]) -> Table:
         (_name(row), *(cell(row, key, best.get(key) == i) for key in keys))
         for i, row in enumerate(rows)
     )
-    header = ("Objective / data", *map(_title, keys))
+    header = ("Objective / data", *(_title(key, rows) for key in keys))
     marked = any(i is not None for i in best.values())
-    same = ", ".join(f"{_title(key).lower()} {text}" for key, text in shared.items())
+    same = ", ".join(
+        f"{_title(key, rows).lower()} {text}" for key, text in shared.items()
+    )
     note = _note(rows, marked) + (f" The same in every row: {same}." if same else "")
     return Table(header, body, note=note)
 
 
 def _shared(rows: list[Row]) -> dict[str, str]:
-    """What no row differs in, printed: it needs a sentence and not a column."""
+    """What no row differs in, printed: it needs a sentence and not a column.
+
+    One row differs from none; only where attacks need the columns is that used.
+    """
+    enough = len(rows) > 1 or suite_names(rows)
     printed = {
         key: {cell(row, key).text for row in rows}
         for key in quantities(rows)
-        if not is_accuracy(key) and len(rows) > 1
+        if not is_accuracy(key) and enough
     }
     return {key: min(texts) for key, texts in printed.items() if len(texts) == 1}
 
@@ -62,7 +69,8 @@ def _single_seeds(runs: list[Row]) -> Table:
         )
         for row in runs
     )
-    return Table(("Objective / data", "Seed", *map(_title, keys)), body)
+    titles = (_title(key, runs) for key in keys)
+    return Table(("Objective / data", "Seed", *titles), body)
 
 
 def best_row(rows: list[Row], key: str) -> int | None:
@@ -105,6 +113,9 @@ def _note(rows: list[Row], marked: bool) -> str:
         parts.append(f"Bold: the best accuracy of a column, only where it {rule}.")
     elif counts != [1]:
         parts.append(f"Nothing is bold: no best accuracy {rule}.")
+    suites = "; ".join(suite_names(rows))
+    if suites:
+        parts.append(f"Suite of attacks: {suites}.")
     return " ".join(parts)
 
 
@@ -112,5 +123,6 @@ def _name(row: Row) -> Cell:
     return Cell(str(row.get("name", "")), tag="baseline" if row.get("baseline") else "")
 
 
-def _title(key: str) -> str:
-    return f"{label(key)} (%)" if is_fraction(key) else label(key)
+def _title(key: str, rows: list[Row]) -> str:
+    title = label(key, rows)
+    return f"{title} (%)" if is_fraction(key) else title

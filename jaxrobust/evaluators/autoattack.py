@@ -1,0 +1,233 @@
+"""AutoAttack's protocol: the worst case over several attacks, image by image."""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxrobust import sharding
+from jaxrobust.attacks.machine import Component, fooled, ranked_others
+from jaxrobust.evaluators.check import check_inputs
+from jaxrobust.evaluators.engine import Cost, Engine, Finished, Images
+from jaxrobust.evaluators.predict import as_tree, predict
+from jaxrobust.evaluators.suites import suite, suite_name
+from jaxrobust.loader import to_unit
+from jaxrobust.threat import ThreatModel
+from jaxrobust.types import LogitsFn
+
+NORM_SLACK = 1e-6
+BATCH_SIZE, CHUNK_STEPS = 100, 100
+CLEAN, ROBUST = -1, -2
+"""Values of `Ledger.fooled_by`: misread without any attack; not fooled so far."""
+
+
+@dataclass
+class Ledger:
+    """What is known so far; saving and restoring it resumes an evaluation.
+
+    `fooled_by` i16[N]: the number of the component that fooled an image, CLEAN or
+    ROBUST; `fooled_in` i16[N]: in which run of it; `x_adv` f32[N,H,W,C], valid where a
+    component did. `finished` bool[N,runs] belongs to component number `stage`. Rows in
+    flight are not recorded: they start anew with the same keys and end the same.
+    """
+
+    fooled_by: np.ndarray
+    fooled_in: np.ndarray
+    others: np.ndarray
+    x_adv: np.ndarray
+    stage: int = 0
+    finished: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), bool))
+    refused: int = 0
+    cost: Cost = field(default_factory=Cost)
+
+    @property
+    def robust(self) -> np.ndarray:
+        """bool[N]: read right, and by no component fooled so far."""
+        return self.fooled_by == ROBUST
+
+
+class AutoAttackResult(NamedTuple):
+    """`robust` bool[N]; `by_attack` {component: bool[N] still robust after it}, in
+    order and point-wise worst case; `x_adv` f32[N,H,W,C], the image itself where no
+    component fooled; `clean` bool[N]; `refused`: successes that a float32 re-check did
+    not confirm; `name`: what this evaluation may be called; `cost` in row passes."""
+
+    robust: np.ndarray
+    by_attack: dict[str, np.ndarray]
+    x_adv: np.ndarray
+    clean: np.ndarray
+    refused: int
+    name: str
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class Attacker:
+    """One network under one threat: the parts that every component shares.
+
+    `verify_fn` is the network in float32 that each success must fool again; `on_turn`
+    is called with (ledger, component, share of it that is done) at every look.
+    """
+
+    engine: Engine
+    threat: ThreatModel
+    logits_fn: LogitsFn
+    verify_fn: LogitsFn
+    images: Images
+    key: Array
+    on_turn: Callable[[Ledger, Component, float], None]
+
+    def attack(self, ledger: Ledger, components: tuple[Component, ...]) -> None:
+        """Bring `ledger` from wherever it stands to the end of the last component."""
+        for stage, component in enumerate(components):
+            if stage < ledger.stage:
+                continue
+            self._component(ledger, stage, component)
+            ledger.stage = stage + 1
+            ledger.finished = np.zeros((0, 0), bool)
+            self.on_turn(ledger, component, 1.0)
+
+    def _component(self, ledger: Ledger, stage: int, component: Component) -> None:
+        size = len(ledger.fooled_by)
+        if not ledger.finished.size:
+            ledger.finished = np.zeros((size, component.runs), bool)
+        # Two runs of one image may be in flight at once: the earlier success counts, so
+        # that one which a kill cut off must still be run.
+        here = ledger.fooled_by == stage
+        wanted = lambda run, place: run < ledger.fooled_in[place]
+        # Run by run over all survivors: a later run meets fewer of them.
+        queue = deque(
+            (run, int(place))
+            for run in range(component.runs)
+            for place in np.flatnonzero(
+                (ledger.robust | here) & ~ledger.finished[:, run]
+            )
+        )
+        for ended in self.engine.run(
+            component, self.threat, self.logits_fn, self.images, queue, wanted,
+            self.key, ledger.cost,
+        ):  # fmt: skip
+            self._record(ledger, stage, ended)
+            left = sum(wanted(*item) for item in queue) + ended.in_flight
+            share = 1.0 - left / (component.runs * max(len(ledger.robust), 1))
+            self.on_turn(ledger, component, min(share, 0.99))
+
+    def _record(self, ledger: Ledger, stage: int, ended: Finished) -> None:
+        rows = np.flatnonzero(ended.found)
+        if len(rows):
+            place, run, x_adv = ended.place[rows], ended.run[rows], ended.x_adv[rows]
+            holds = self._verify(place, x_adv)
+            ledger.cost.forwards += len(rows)
+            ledger.refused += int((~holds).sum())
+            earlier = np.flatnonzero(holds & (run < ledger.fooled_in[place]))
+            # The last write counts, so the earliest run of an image is written last.
+            earlier = earlier[np.argsort(-run[earlier], kind="stable")]
+            place, run = place[earlier], run[earlier]
+            ledger.x_adv[place] = x_adv[earlier]
+            ledger.fooled_by[place] = stage
+            ledger.fooled_in[place] = run
+        ledger.finished[ended.place, ended.run] = True
+
+    def _verify(self, place: np.ndarray, x_adv: np.ndarray) -> np.ndarray:
+        """bool[n]: fools the float32 network, inside the ball and the box, finite."""
+        size = self.engine.batch_size
+        proofs = []
+        for start in range(0, len(place), size):
+            rows = np.arange(start, start + size) % len(place)
+            here = place[rows]
+            batch = x_adv[rows], self.images.gather(here), self.images.label[here]
+            good = _proof(self.threat, as_tree(self.verify_fn), *batch)
+            proofs.append(np.asarray(good)[: len(place) - start])
+        return np.concatenate(proofs)
+
+
+@jax.jit
+def _proof(threat: ThreatModel, logits_fn: LogitsFn, x_adv, image, label) -> Array:
+    image = to_unit(image) if image.dtype == np.uint8 else image
+    with jax.default_matmul_precision("highest"):
+        wrong = fooled(logits_fn(x_adv), label)
+    flat = x_adv.reshape(len(x_adv), -1)
+    low, high = threat.bounds
+    inside = jnp.all((flat >= low) & (flat <= high), axis=1)
+    near = threat.distance(x_adv, image) <= threat.eps * (1 + NORM_SLACK) + NORM_SLACK
+    return wrong & inside & near & jnp.all(jnp.isfinite(flat), axis=1)
+
+
+def open_ledger(logits: np.ndarray, label: np.ndarray, x_adv: np.ndarray) -> Ledger:
+    """The state before any attack, from the logits f32[N,K] of the clean images: who is
+    misread already, and the wrong classes from the most likely on."""
+    wrong = fooled(jnp.asarray(logits), jnp.asarray(label))
+    others = ranked_others(jnp.asarray(logits), jnp.asarray(label))
+    fooled_by = np.where(np.asarray(wrong), CLEAN, ROBUST).astype(np.int16)
+    never = np.full(len(label), np.iinfo(np.int16).max, np.int16)
+    ledger = Ledger(fooled_by, never, np.asarray(others), x_adv)
+    ledger.cost.forwards += len(label)
+    return ledger
+
+
+def summarise(
+    ledger: Ledger, components: tuple[Component, ...], image: np.ndarray, name: str
+) -> AutoAttackResult:
+    """The result of a finished ledger over images f32[N,H,W,C]."""
+    by = ledger.fooled_by
+    after = {
+        component.name: (by == ROBUST) | (by > stage)
+        for stage, component in enumerate(components)
+    }
+    attacked = (by >= 0)[:, None, None, None]
+    x_adv = np.where(attacked, ledger.x_adv, image)
+    return AutoAttackResult(
+        ledger.robust, after, x_adv, by != CLEAN, ledger.refused, name, ledger.cost
+    )
+
+
+def autoattack(
+    logits_fn: LogitsFn,
+    image: Array | np.ndarray,
+    label: Array | np.ndarray,
+    threat: ThreatModel,
+    *,
+    key: Array,
+    version: str = "standard",
+    components: Iterable[str] = (),
+    batch_size: int = BATCH_SIZE,
+) -> AutoAttackResult:
+    """Attack images f32[N,H,W,C] in [0,1] with labels i32[N], the published way.
+
+    Attacks run in turn, each from the original images on those that are still robust;
+    an image counts as robust if none fools it. Flags depend on `key` and on the place
+    of an image in the set, not on `batch_size`. The network is `logits_fn(x)`, or
+    `logits_fn(x, keys)` for version "rand".
+
+    Ref: Croce and Hein, arXiv:2003.01690. Deviates: an image leaves as soon as it is
+    fooled; every success is checked again in float32; randomness is keyed by image.
+    """
+    image = np.asarray(image, np.float32)
+    label = np.asarray(label, np.int32)
+    check_inputs(image, label, int(label.max(initial=0)) + 1, threat)
+    quiet_fn = logits_fn
+    if version == "rand":
+        quiet_fn = jax.tree_util.Partial(_one_draw, as_tree(logits_fn), key)
+    size = min(batch_size, len(label))
+    gather = lambda index: image[index]
+    logits = predict(quiet_fn, gather, len(label), size)
+    ledger = open_ledger(logits, label, np.zeros_like(image))
+    images = Images(gather, label, ledger.others, np.arange(len(label), dtype=np.int32))
+    chosen = suite(version, threat.norm, ledger.others.shape[1] + 1, tuple(components))
+    engine = Engine(size, CHUNK_STEPS, sharding.make_mesh(1))
+    attacker = Attacker(
+        engine, threat, logits_fn, quiet_fn, images, key, lambda *_: None
+    )
+    attacker.attack(ledger, chosen)
+    name = suite_name(version, ledger.others.shape[1] + 1, chosen)
+    return summarise(ledger, chosen, image, name)
+
+
+def _one_draw(logits_fn: LogitsFn, key: Array, x: Array) -> Array:
+    """A random network's logits for one draw, by which a success is judged."""
+    return logits_fn(x, jax.random.split(key, len(x)))  # pyright: ignore[reportCallIssue]

@@ -1,0 +1,294 @@
+"""One network under every attack of an evaluation: its row, its images, its checks."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrobust import rng, sharding
+from jaxrobust.attacks.machine import Component
+from jaxrobust.attacks.minimum_eps import minimum_eps_bisection
+from jaxrobust.errors import UserError
+from jaxrobust.evaluators.accuracy import Accuracy
+from jaxrobust.evaluators.autoattack import (
+    Attacker,
+    AutoAttackResult,
+    open_ledger,
+    summarise,
+)
+from jaxrobust.evaluators.before import before_attack
+from jaxrobust.evaluators.engine import Engine, Images
+from jaxrobust.evaluators.predict import predict
+from jaxrobust.evaluators.proof import rounded
+from jaxrobust.evaluators.suites import suite, suite_name
+from jaxrobust.evaluators.sweep import MinimumEpsPass, Sweep
+from jaxrobust.files import write_npz
+from jaxrobust.loader import Feed, Pool, to_unit
+from jaxrobust.progress import Progress
+from jaxrobust.tasks.ledger import LedgerStore
+from jaxrobust.tasks.networks import Network, Source
+from jaxrobust.tasks.results import Row
+from jaxrobust.tasks.rows import stage_folder
+from jaxrobust.tasks.setup import Config, make_attack
+from jaxrobust.tasks.trust import Outcome, checks_after
+from jaxrobust.tasks.watch import Watch, run_work
+from jaxrobust.threat import ThreatModel
+from jaxrobust.workdir import Workdir
+
+FARTHEST = {"linf": lambda size: 1.0, "l2": lambda size: size**0.5, "l1": float}
+"""The radius that holds every image, by norm and number of pixels."""
+
+
+@dataclass(frozen=True)
+class Examiner:
+    """What all networks of an evaluation share; every program is compiled once."""
+
+    config: Config
+    spec: Config
+    source: Source
+
+    def __post_init__(self):
+        # Built here so that a mistake shows before anything is written.
+        assert self.components is not None and self.sweeps is not None
+        if self.spec["version"] == "rand":
+            raise UserError(
+                "version rand is for networks that take keys: use "
+                "jaxrobust.evaluators.autoattack from Python"
+            )
+
+    @cached_property
+    def components(self) -> tuple[Component, ...]:
+        """The suite's attacks in order."""
+        norm, classes = self.source.threat.norm, self.source.splits.test.num_classes
+        names = tuple(self.spec["components"])
+        return suite(self.spec["version"], norm, classes, names)
+
+    @cached_property
+    def sweeps(self) -> dict[str, Sweep]:
+        """One pass for each control and single attack, by name."""
+        controls = {name: (s, False) for name, s in self.config["controls"].items()}
+        outside = self.spec["count_outside"]
+        single = {name: (s, outside) for name, s in self.spec["attacks"].items()}
+        return {
+            name: self._sweep(spec, counts)
+            for name, (spec, counts) in {**controls, **single}.items()
+        }
+
+    @cached_property
+    def curve(self) -> Sweep:
+        """The pass of the accuracy-versus-eps curve."""
+        return self._sweep(self.config["curve"]["attack"], False)
+
+    def _sweep(self, spec: Config, count_outside: bool) -> Sweep:
+        make = partial(make_attack, spec)
+        make(self.source.threat)
+        size, mesh = self.config["batch_size"], self.source.mesh
+        return Sweep(make, size, mesh, count_outside)
+
+    @cached_property
+    def pool(self) -> Pool:
+        """The images that are attacked."""
+        return Pool((self.source.splits.test,))
+
+    @cached_property
+    def feed(self) -> Feed:
+        """The same for passes over all of them."""
+        return Feed(self.pool, self.source.mesh, device_gb=4.0)
+
+    @cached_property
+    def key(self) -> jax.Array:
+        """The key of everything that attacks draw."""
+        key = rng.purpose_key(self.config["attack_seed"], "eval")
+        return sharding.replicate_key(key, self.source.mesh)
+
+    @property
+    def planned_work(self) -> float:
+        """The most that a network may take, in forward passes of one image."""
+        works = (run_work(c, self.source.threat) for c in self.components)
+        return len(self.pool) * sum(works)
+
+    def folder(self, workdir: Workdir, name: str, seed: int) -> Path:
+        """Where a network's images and unfinished ledger lie."""
+        return workdir.path / "evaluation" / stage_folder(name, seed)
+
+    def forget(self, workdir: Workdir, name: str, seed: int) -> None:
+        """Remove the ledger of a suite whose row has been written."""
+        LedgerStore(self.folder(workdir, name, seed)).remove()
+
+    def examine(self, network: Network, workdir: Workdir, progress: Progress) -> Row:
+        """Attack the network with everything; continues a suite that was cut off."""
+        threat, index = self.source.threat, np.arange(len(self.pool))
+        before = self._checks_before(network)
+        run = lambda sweep, threat: sweep(
+            network.logits_fn, self.feed, index, self.key, threat
+        )
+        single = {name: run(sweep, threat) for name, sweep in self.sweeps.items()}
+        curve = [(eps, run(self.curve, ball).value) for eps, ball in self._balls()]
+        minimum = self._minimum_eps(network, index)
+        started = time.monotonic()
+        result = self._suite(network, workdir, progress)
+        seconds = time.monotonic() - started
+        outcome = Outcome(result, single, tuple(curve), minimum)
+        folder = self.folder(workdir, network.name, network.seed)
+        extra = {} if minimum is None else {"minimum_eps": minimum[0]}
+        prediction = self._save(folder, network, result, extra)
+        after = self._checks_after(outcome, network, prediction, workdir)
+        return {
+            "clean_acc": float(np.mean(result.clean)),
+            **{f"{name}_acc": found.value for name, found in single.items()},
+            "aa_acc": float(np.mean(result.robust)),
+            "max_distance": self._farthest(result, single),
+            "eps": float(threat.eps),
+            "norm": threat.norm,
+            "suite_name": result.name,
+            "aa_seconds": seconds,
+            "forwards": result.cost.forwards,
+            "backwards": result.cost.backwards,
+            "eps_curve": [list(point) for point in curve],
+            "by_attack": {k: float(np.mean(v)) for k, v in result.by_attack.items()},
+            "per_class": self._per_class(result),
+            **outcome.nested(),
+            "folder": str(folder.relative_to(workdir.path / "evaluation")),
+            "images": len(prediction),
+            "checks": [list(check) for check in (*before, *after)],
+        }
+
+    def _checks_after(
+        self, outcome: Outcome, network: Network, prediction: np.ndarray, workdir
+    ):
+        label, copies = self.pool.label, rounded(outcome.result.x_adv)
+        return checks_after(
+            outcome,
+            threat=self.source.threat,
+            farthest=self._farthest(outcome.result, outcome.single),
+            recount=prediction == label,
+            rounded_acc=float(np.mean(self.predict(network, copies) == label)),
+            transferred=self._transferred(network, workdir),
+            trained_acc=None if self.source.limited else network.clean_acc,
+            dtype=network.dtype,
+            version=self.spec["version"],
+            components=self.components,
+            num_classes=self.source.splits.test.num_classes,
+        )
+
+    def _checks_before(self, network: Network):
+        first = np.arange(min(64, len(self.pool)))
+        image, label = to_unit(jnp.asarray(self.pool.gather(first))), self.pool.label
+        names = [component.name for component in self.components]
+        return before_attack(
+            network.logits_fn, image, jnp.asarray(label[first]), self.source.threat,
+            self.key, names,
+        )  # fmt: skip
+
+    def _balls(self) -> list[tuple[float, ThreatModel]]:
+        """The radii of the curve, the last one without bounds."""
+        threat = self.source.threat
+        ratios = self.config["curve"]["ratios"]
+        size = int(np.prod(self.source.splits.test.image.shape[1:]))
+        farthest = float(FARTHEST[threat.norm](size))
+        radii = [r * float(threat.eps) for r in ratios]
+        radii = [eps for eps in radii if eps < farthest] + [farthest]
+        return [(eps, ThreatModel(eps, threat.norm)) for eps in radii]
+
+    def _suite(
+        self, network: Network, workdir: Workdir, progress: Progress
+    ) -> AutoAttackResult:
+        """The worst case over all components."""
+        store = LedgerStore(self.folder(workdir, network.name, network.seed))
+        size = self.config["batch_size"]
+        shape = (len(self.pool), *self.source.splits.test.image.shape[1:])
+        x_adv = store.images(shape)
+        ledger = store.load(x_adv)
+        if ledger is None:
+            gather = self.pool.gather
+            logits = predict(network.logits_fn, gather, len(self.pool), size)
+            ledger = open_ledger(logits, self.pool.label, x_adv)
+        index = np.arange(len(self.pool), dtype=np.int32)
+        works = [len(index) * run_work(c, self.source.threat) for c in self.components]
+        name = f"seed{network.seed}/{network.name}"
+        watch = Watch(name, self.components, works, store, progress)
+        attacker = Attacker(
+            engine=Engine(size, self.config["chunk_steps"], self.source.mesh),
+            threat=self.source.threat,
+            logits_fn=network.logits_fn,
+            verify_fn=network.exact_fn,
+            images=Images(self.pool.gather, self.pool.label, ledger.others, index),
+            key=self.key,
+            on_turn=watch,
+        )
+        attacker.attack(ledger, self.components)
+        watch.finish()
+        clean = np.asarray(to_unit(jnp.asarray(self.pool.gather(index))))
+        classes = self.source.splits.test.num_classes
+        name = suite_name(self.spec["version"], classes, self.components)
+        return summarise(ledger, self.components, clean, name)
+
+    def _minimum_eps(self, network: Network, index: np.ndarray):
+        """(eps f32[N], non-monotone i32[N]) where the suite asks for it."""
+        if not self.spec["minimum_eps"]:
+            return None
+        given, threat = self.config["minimum_eps"], self.source.threat
+        spec = {**self.config["curve"]["attack"], "num_steps": given["num_steps"]}
+        make = partial(make_attack, {**spec, "step_ratio": given["step_ratio"]})
+        search = lambda ball: minimum_eps_bisection(make, ball, given["num_halvings"])
+        run = MinimumEpsPass(search, self.config["batch_size"], self.source.mesh)
+        ball = ThreatModel(float(threat.eps) * given["largest_ratio"], threat.norm)
+        return run(network.logits_fn, self.feed, index, self.key, ball)
+
+    def predict(self, network: Network, image: np.ndarray) -> np.ndarray:
+        """i32[N], what the float32 network reads in images f32[N,H,W,C]."""
+        size = self.config["batch_size"]
+        return predict(network.exact_fn, lambda i: image[i], len(image), size).argmax(1)
+
+    def _save(self, folder: Path, network: Network, result, extra) -> np.ndarray:
+        prediction = self.predict(network, result.x_adv).astype(np.int32)
+        if sharding.is_lead():
+            stages = np.full(len(prediction), -1, np.int16)
+            for number, after in reversed(list(enumerate(result.by_attack.values()))):
+                stages[result.clean & ~after] = number
+            arrays = {
+                "image": self.pool.gather(np.arange(len(self.pool))),
+                "x_adv": result.x_adv,
+                "label": self.pool.label,
+                "clean": result.clean,
+                "robust": result.robust,
+                "fooled_by": stages,
+                "components": np.array(list(result.by_attack)),
+                "prediction": prediction,
+            }
+            folder.mkdir(parents=True, exist_ok=True)
+            write_npz(folder / "adversarial.npz", {**arrays, **extra})
+        return prediction
+
+    def _transferred(self, network: Network, workdir: Workdir) -> float | None:
+        """Accuracy on the adversarial images of the network before this one."""
+        here = self.source.names.index((network.name, network.seed))
+        if here == 0:
+            return None
+        path = self.folder(workdir, *self.source.names[here - 1]) / "adversarial.npz"
+        with np.load(path) as file:
+            x_adv = file["x_adv"]
+        return float(np.mean(self.predict(network, x_adv) == self.pool.label))
+
+    def _farthest(
+        self, result: AutoAttackResult, single: Mapping[str, Accuracy]
+    ) -> float:
+        clean = to_unit(jnp.asarray(self.pool.gather(np.arange(len(self.pool)))))
+        away = self.source.threat.distance(jnp.asarray(result.x_adv), clean)
+        inside = [f.distance for n, f in single.items() if n in self.config["controls"]]
+        return float(np.max([*inside, np.max(away)]))
+
+    def _per_class(self, result: AutoAttackResult) -> dict[str, list]:
+        names, label = self.source.splits.test.class_names, self.pool.label
+        table = {}
+        for number, name in enumerate(names):
+            rows = label == number
+            if rows.any():
+                clean, robust = result.clean[rows].mean(), result.robust[rows].mean()
+                table[name] = [float(clean), float(robust), int(rows.sum())]
+        return table

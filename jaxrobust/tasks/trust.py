@@ -1,0 +1,124 @@
+"""How far the outcome of an evaluation can be trusted: its checks, one line each."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxrobust.attacks.machine import Component
+from jaxrobust.evaluators import after, proof
+from jaxrobust.evaluators.accuracy import Accuracy
+from jaxrobust.evaluators.autoattack import AutoAttackResult
+from jaxrobust.evaluators.check import Check
+from jaxrobust.threat import ThreatModel
+
+QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was measured on one network: the suite, single attacks by name, the points
+    (eps, accuracy) of the curve, and smallest eps with its non-monotone hits."""
+
+    result: AutoAttackResult
+    single: Mapping[str, Accuracy]
+    curve: tuple[tuple[float, float], ...]
+    minimum: tuple[np.ndarray, np.ndarray] | None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95% interval of the robust accuracy."""
+        robust = self.result.robust
+        return proof.wilson_interval(int(robust.sum()), len(robust))
+
+    def nested(self) -> dict[str, Any]:
+        """The entries of a row that are not one number."""
+        found: dict[str, Any] = {"interval": list(self.interval)}
+        if self.minimum is not None:
+            eps = np.sort(self.minimum[0])
+            # An image that was never fooled has eps inf: no quantile beyond it.
+            levels = [(q, float(eps[int(q * (len(eps) - 1))])) for q in QUANTILES]
+            known = [list(pair) for pair in levels if np.isfinite(pair[1])]
+            found["minimum_eps"] = {
+                "quantiles": known,
+                "never": int(np.sum(~np.isfinite(eps))),
+                "non_monotone": int(self.minimum[1].sum()),
+            }
+        return found
+
+
+def checks_after(
+    outcome: Outcome,
+    threat: ThreatModel,
+    farthest: float,
+    recount: np.ndarray,
+    rounded_acc: float,
+    transferred: float | None,
+    trained_acc: float | None,
+    dtype: str,
+    version: str,
+    components: tuple[Component, ...],
+    num_classes: int,
+) -> list[Check]:
+    """Every check of `evaluators.after` and `evaluators.proof` that applies."""
+    result, single = outcome.result, outcome.single
+    clean, robust = float(np.mean(result.clean)), float(np.mean(result.robust))
+    acc = {name: found.value for name, found in single.items()}
+    eps, values = zip(*outcome.curve)
+    low, high = float(np.nanmin(result.x_adv)), float(np.nanmax(result.x_adv))
+    num_nan = int(np.isnan(result.x_adv).sum())
+    checks = [
+        after.attacks_do_not_help(clean, {**acc, "suite": robust}),
+        after.monotone_in_eps(eps, values),
+        after.unbounded_reaches_zero(values[-1], eps[-1]),
+        after.noise_hurts_less(clean, acc["noise"], acc["pgd"]),
+        after.one_step_is_weaker(acc["fgsm"], acc["pgd"]),
+        after.attack_converged("PGD, 20 -> 100 steps", acc["pgd"], acc["pgd_long"]),
+        after.autoattack_near_pgd(acc["pgd"], robust),
+        proof.attacks_stay_in_the_ball(threat, farthest, low, high, num_nan),
+        proof.flags_are_confirmed(result.robust, recount),
+        proof.survives_rounding(robust, rounded_acc),
+        proof.enough_images(int(result.robust.sum()), len(result.robust)),
+        _all_confirmed(result),
+    ]
+    if "square" in result.by_attack:
+        checks.append(_square(result))
+    if version == "standard":
+        checks.append(_name(components, dtype, num_classes, len(recount)))
+    if transferred is not None:
+        checks.append(after.transfer_is_weaker(robust, transferred))
+    if trained_acc is not None:
+        checks.append(after.clean_accuracy_as_trained(clean, trained_acc))
+    return checks
+
+
+def _all_confirmed(result: AutoAttackResult) -> Check:
+    """A search in half precision may find what float32 does not confirm."""
+    note = "successes that float32 does not confirm are not counted"
+    value = f"{result.refused} refused"
+    return Check("successes hold in float32", result.refused == 0, value, note)
+
+
+def _square(result: AutoAttackResult) -> Check:
+    names = list(result.by_attack)
+    here = names.index("square")
+    white = result.by_attack[names[here - 1]] if here else result.clean
+    with_square = float(np.mean(result.by_attack["square"]))
+    return after.black_box_adds_little(float(np.mean(white)), with_square)
+
+
+def _name(
+    components: tuple[Component, ...], dtype: str, num_classes: int, count: int
+) -> Check:
+    options = {c.name: dict(c.options) for c in components}
+    return proof.named_as_published(
+        components=[component.name for component in components],
+        num_steps=min(o["num_steps"] for o in options.values() if "num_steps" in o),
+        num_targets=min(c.runs for c in components if c.targeted),
+        num_queries=options.get("square", {}).get("num_queries", 0),
+        dtype=dtype,
+        num_classes=num_classes,
+        num_images=count,
+        all_images=count,
+    )
