@@ -14,7 +14,7 @@ Variants (none)    the networks of a run directory; smoke a few images, for test
 
 from ml_collections import ConfigDict
 
-from configs import base
+from configs import attack_presets, base
 
 VARIANTS = ("", "smoke")
 
@@ -31,8 +31,8 @@ def get_config(variant: str = ""):
     c.seeds = (0,)  # of the run
     c.num_devices = 0  # 0 takes all
     c.dtype = ""  # float32 | bfloat16; "" as trained. Successes are judged in float32
-    c.suite = "autoattack"  # autoattack | fast | guard | full
-    c.threat = {"norm": "", "eps": -1.0}  # "" and -1: those of the run
+    c.suite = "autoattack"  # fast | autoattack | full | guard | beard_linf | ...
+    c.threat = {"norm": "", "eps": -1.0}  # "" and -1: the suite's, else the run's
     c.data = {**base.get_config().data, "name": ""}  # "": the test images of the run
     c.preprocessing = {"mean": (), "std": ()}  # of a .pt file whose net has none inside
     c.batch_size = 100
@@ -68,34 +68,41 @@ def pgd(step_ratio: float, num_steps: int, loss: str) -> dict:
 
 
 def suites() -> dict:
-    """What `suite` may name: single attacks, a version of AutoAttack, extras."""
+    """What `suite` may name: single attacks, a version of AutoAttack, extras; and the
+    published tables of attack_presets.py with their radius."""
     cw = pgd(0.25, 20, "margin")
-    return {
+    found = {
         "fast": suite("lite", {"cw": cw}),
         "autoattack": suite("standard", {"cw": cw}),
-        "full": suite("plus", {"cw": cw, **single_attacks()}, minimum_eps=True),
-        "guard": suite("torchattacks", guard(), count_outside=True),
+        "full": {
+            **suite("plus", {"cw": cw, **single_attacks()}),
+            "minimum_eps": True,
+        },
     }
+    for name, preset in attack_presets.PRESETS.items():
+        table = preset()
+        found[name] = {
+            **suite("torchattacks", table["attacks"]),
+            "threat": table["threat"],
+            "count_outside": True,
+        }
+    return found
 
 
-def suite(
-    version: str,
-    attacks: dict,
-    minimum_eps: bool = False,
-    count_outside: bool = False,
-) -> dict:
-    """`count_outside`: a success outside the ball counts, as some tables have it."""
+def suite(version: str, attacks: dict) -> dict:
+    """A version of `evaluators.suites` beside attacks that stand for themselves."""
     return {
         "version": version,
         "components": (),  # for version custom
         "attacks": attacks,
-        "minimum_eps": minimum_eps,
-        "count_outside": count_outside,
+        "threat": {"norm": "", "eps": -1.0},  # "" and -1: those of the run
+        "count_outside": False,  # whether a success outside the ball counts
+        "minimum_eps": False,  # the smallest eps that fools each image
     }
 
 
 def single_attacks() -> dict:
-    """Attacks of the older literature, beside the suite."""
+    """Attacks of the older literature, beside the suite; each serves every norm."""
     return {
         "mim": {
             "name": "mim",
@@ -105,12 +112,22 @@ def single_attacks() -> dict:
             "decay": 1.0,
             "keep_best": True,
         },
+        "cw_l2": {
+            "name": "cw_l2",
+            "num_steps": 200,
+            "binary_search_steps": 6,
+            "learning_rate": 0.01,
+            "initial_const": 0.1,
+            "confidence": 0.0,
+            "bounded": False,
+        },
+        "one_pixel": {
+            "name": "one_pixel",
+            "pixels": 1,
+            "population": 40,
+            "generations": 20,
+        },
     }
-
-
-def guard() -> dict:
-    """GUARD's table (at threat.eps 1/255)."""
-    return {}
 
 
 def smoke(c) -> None:

@@ -60,17 +60,24 @@ def test_the_l1_projection_is_the_nearest_point_of_ball_and_box():
     threat = ball("l1")
     found = np.asarray(threat.project(FAR[:4], IMAGE[:4]), np.float64).reshape(4, -1)
     for x, image, here in zip(FAR[:4], IMAGE[:4], found):
-        x, image = (np.asarray(v, np.float64).ravel() for v in (x, image))
-        gap = lambda parts: np.sum((image + parts[:16] - parts[16:] - x) ** 2)
-        best = optimize.minimize(
-            gap,
-            np.zeros(32),
-            bounds=[*zip(np.zeros(16), 1 - image), *zip(np.zeros(16), image)],
-            constraints={"type": "ineq", "fun": lambda p: EPS["l1"] - np.sum(p)},
+        nearest, gap = nearest_in_ball_and_box(
+            np.asarray(x, np.float64).ravel(), np.asarray(image, np.float64).ravel()
         )
-        nearest = image + best.x[:16] - best.x[16:]
         np.testing.assert_allclose(here, nearest, atol=1e-3)
-        assert np.sum((here - x) ** 2) <= best.fun + 1e-5
+        assert np.sum((here - x.ravel()) ** 2) <= gap + 1e-5
+
+
+def nearest_in_ball_and_box(x, image):
+    """The point and its squared distance, as a quadratic program in the two parts of
+    the perturbation."""
+    size = len(x)
+    best = optimize.minimize(
+        lambda parts: np.sum((image + parts[:size] - parts[size:] - x) ** 2),
+        np.zeros(2 * size),
+        bounds=[*zip(np.zeros(size), 1 - image), *zip(np.zeros(size), image)],
+        constraints={"type": "ineq", "fun": lambda p: EPS["l1"] - np.sum(p)},
+    )
+    return image + best.x[:size] - best.x[size:], best.fun
 
 
 @EVERY

@@ -105,7 +105,7 @@ def apgd_l1_machine(
         s = _look(s, here.opens, slope, loss, full, work.image)
         s = s._replace(x_adv=s.x, found=here.counts & fooled(logits, work.label))
         s, x, slope = _checkpoint(s, slope, here.checkpoint, full, work.image)
-        sign = _largest(slope, -(-2 * s.changed // 3))
+        sign = largest_signs(slope, -(-2 * s.changed // 3))
         size = jnp.sum(jnp.abs(sign), (1, 2, 3), keepdims=True) + _TINY
         x = where_rows(here.closes, s.x_best, x + column(s.step_size) * sign / size)
         radius = jnp.where(here.closes, here.radius_next, here.radius)
@@ -152,7 +152,7 @@ def _changed(x: Array, image: Array) -> Array:
     return jnp.sum(x != image, (1, 2, 3), dtype=jnp.int32)
 
 
-def _largest(slope: Array, count: Array) -> Array:
+def largest_signs(slope: Array, count: Array) -> Array:
     """sign(slope) of the max(count, 1) largest |slope| of each row, 0 elsewhere; equals
     of the smallest of them stay too.
 

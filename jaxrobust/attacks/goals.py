@@ -43,8 +43,11 @@ GOALS: dict[str, GoalFn] = {
 def ascent(
     goal: GoalFn, eot: int, work: Work, logits_fn, x: Array, position: Array
 ) -> tuple[Array, Array, Array]:
-    """(d sum_i goal_i / dx, goal f32[B], logits f32[B,K]) at x; a mean over `eot`
-    draws of a random network, whose goal and logits are those of the last draw."""
+    """(d sum_i goal_i / dx, goal f32[B], logits f32[B,K]) at x.
+
+    With `eot` > 1 the network is `logits_fn(x, keys)` and draws that many times: the
+    slope is the mean, goal and logits are those of the last draw.
+    """
 
     def total(x: Array, *keys: Array):
         logits = logits_fn(x, *keys)

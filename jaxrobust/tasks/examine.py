@@ -15,7 +15,7 @@ from jaxrobust.attacks.machine import Component
 from jaxrobust.attacks.minimum_eps import minimum_eps_bisection
 from jaxrobust.errors import UserError
 from jaxrobust.evaluators.accuracy import Accuracy
-from jaxrobust.evaluators.autoattack import (
+from jaxrobust.evaluators.protocol import (
     Attacker,
     AutoAttackResult,
     open_ledger,

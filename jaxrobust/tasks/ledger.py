@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxrobust import sharding
-from jaxrobust.evaluators.autoattack import Ledger
+from jaxrobust.evaluators.protocol import Ledger
 from jaxrobust.evaluators.engine import Cost
 from jaxrobust.files import write_npz
 

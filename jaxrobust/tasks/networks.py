@@ -11,10 +11,11 @@ import jax
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from jaxrobust import data, optim, sharding
+from jaxrobust import data, interop, optim, registry, sharding
 from jaxrobust.checkpoint import Checkpointer
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.files import read_json
+from jaxrobust.models import MODELS
 from jaxrobust.state import bind, create_state, eval_variables, init_variables
 from jaxrobust.tasks.rows import stage_folder
 from jaxrobust.tasks.setup import Config, build_model
@@ -77,11 +78,8 @@ def open_source(config: Config) -> Source:
     def load(name: str, seed: int) -> Network:
         return run.network(rows[name, seed], splits, mesh, config["dtype"])
 
-    given = config["threat"]
-    threat = make_threat(
-        given["norm"] or run.config["threat"]["norm"],
-        run.config["threat"]["eps"] if given["eps"] < 0 else given["eps"],
-    )
+    threat = _threat(config, run.config["threat"])
+    assert threat is not None, "a run has a threat"
     known = {**config, "data": own if own["name"] else run.config["data"]}
     limited = bool(own["name"] or own["test_limit"])
     return Source(tuple(rows), splits, threat, mesh, known, load, limited)
@@ -89,18 +87,22 @@ def open_source(config: Config) -> Source:
 
 def _file_source(config: Config, mesh: Mesh) -> Source:
     """One network out of a PyTorch file; images and radius must be given."""
-    from jaxrobust import interop
-
-    given, path = config["threat"], Path(config["checkpoint"])
-    if not given["norm"] or given["eps"] < 0 or not config["data"]["name"]:
+    path, unknown = Path(config["checkpoint"]), {"norm": "", "eps": -1.0}
+    threat = _threat(config, unknown)
+    if threat is None or not config["data"]["name"]:
         raise UserError(
             f"{path} does not say what it was trained for: give --config.data.name "
             "(and path), --config.threat.norm and --config.threat.eps"
         )
     splits = data.load_splits(**config["data"])
-    means = config["preprocessing"]
-    spec, variables = interop.load_torch(path, mean=means["mean"], std=means["std"])
-    build = lambda dtype: build_model({**spec, "dtype": dtype}, splits.train)
+    mean, std = (config["preprocessing"][key] or None for key in ("mean", "std"))
+    spec, variables = interop.load_torch(path, mean=mean, std=std)
+    if spec["num_classes"] != splits.test.num_classes:
+        raise UserError(
+            f"{path} tells {spec['num_classes']} classes apart, the images have "
+            f"{splits.test.num_classes}: choose other --config.data"
+        )
+    build = lambda dtype: registry.build("model", MODELS, {**spec, "dtype": dtype})
 
     def load(name: str, seed: int) -> Network:
         weights = sharding.replicate(variables, mesh)
@@ -109,8 +111,17 @@ def _file_source(config: Config, mesh: Mesh) -> Source:
         dtype = config["dtype"] or "float32"
         return Network(name, seed, logits_fn, exact_fn, dtype, None)
 
-    threat = make_threat(given["norm"], given["eps"])
     return Source(((path.stem, 0),), splits, threat, mesh, config, load, True)
+
+
+def _threat(config: Config, own: Config) -> ThreatModel | None:
+    """The ball that the user gave, else the suite's, else `own`; None for no ball."""
+    norm, eps = "", -1.0
+    suite = registry.lookup("suite", config["suites"], config["suite"])
+    for given in (config["threat"], suite["threat"], own):
+        norm = norm or given["norm"]
+        eps = given["eps"] if eps < 0 else eps
+    return make_threat(norm, eps) if norm and eps >= 0 else None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxrobust.attacks.machine import Component
 from jaxrobust.evaluators import after, proof
 from jaxrobust.evaluators.accuracy import Accuracy
-from jaxrobust.evaluators.autoattack import AutoAttackResult
+from jaxrobust.evaluators.protocol import AutoAttackResult
 from jaxrobust.evaluators.check import Check
 from jaxrobust.threat import ThreatModel
 

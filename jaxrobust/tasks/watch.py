@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxrobust.attacks.machine import Component
-from jaxrobust.evaluators.autoattack import Ledger
+from jaxrobust.evaluators.protocol import Ledger
 from jaxrobust.progress import Progress
 from jaxrobust.tasks.fit import STOP, Preempted
 from jaxrobust.tasks.ledger import LedgerStore

@@ -11,7 +11,7 @@ from jaxrobust.attacks.apgd import apgd_component
 from jaxrobust.attacks.fab import fab_component
 from jaxrobust.attacks.square import square_component
 from jaxrobust.errors import UserError
-from jaxrobust.evaluators import autoattack as protocol
+from jaxrobust.evaluators import protocol
 from jaxrobust.evaluators import engine as engines
 from jaxrobust.evaluators.engine import Engine, Images
 from jaxrobust.evaluators.suites import suite, suite_name
@@ -67,7 +67,10 @@ def evaluate(
         logits = np.asarray(network(image))
         ledger = protocol.open_ledger(logits, label, np.zeros_like(image))
     images = Images(
-        lambda i: image[i], label, ledger.others, np.arange(COUNT, dtype=np.int32)[order]
+        lambda i: image[i],
+        label,
+        ledger.others,
+        np.arange(COUNT, dtype=np.int32)[order],
     )
     attacker = protocol.Attacker(
         Engine(batch_size, chunk_steps, sharding.make_mesh(1)),

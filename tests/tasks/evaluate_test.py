@@ -1,0 +1,161 @@
+"""The evaluation of a smoke run: its table, its card, its files, and its mistakes."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxrobust.main import main
+from tests.tasks.conftest import ROOT, command, environment, run_cli
+
+RECIPE = "--config=configs/evaluate.py:smoke"
+FOLDER = Path("evaluation/seed0/pgd_at-hybrid")
+
+
+def options(smoke, workdir, *more):
+    return (RECIPE, f"--config.checkpoint={smoke}", f"--workdir={workdir}", *more)
+
+
+@pytest.fixture(scope="module")
+def evaluated(smoke, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("evaluation") / "run"
+    assert main(["jaxrobust", *options(smoke, workdir)]) == 0
+    return workdir
+
+
+def test_the_row_says_all_that_was_measured(evaluated):
+    (row,) = json.loads((evaluated / "results.json").read_text())["runs"]
+    assert row["name"] == "pgd_at / hybrid" and row["seed"] == 0
+    for key in ("clean_acc", "noise_acc", "fgsm_acc", "pgd_acc", "cw_acc", "aa_acc"):
+        assert 0 <= row[key] <= 1
+    assert row["suite_name"].startswith("lite suite, not AutoAttack")
+    assert list(row["by_attack"]) == ["apgd-ce", "apgd-t"]
+    assert row["by_attack"]["apgd-t"] == row["aa_acc"] <= row["by_attack"]["apgd-ce"]
+    eps = [point[0] for point in row["eps_curve"]]
+    assert eps == sorted(eps) and eps[-1] == 1.0
+    assert sum(count for _, _, count in row["per_class"].values()) == 10
+    low, high = row["interval"]
+    assert low <= row["aa_acc"] <= high
+
+
+def test_the_card_holds_every_check_by_name(evaluated):
+    card = json.loads((evaluated / "card.json").read_text())
+    names = {check["name"].split(": ")[1] for check in card["checks"]}
+    assert {
+        "logits are not probabilities",
+        "the network is deterministic",
+        "rows do not depend on the batch",
+        "gradients reach the image",
+        "cross-entropy is not saturated",
+        "accuracy falls with eps",
+        "an unbounded attack reaches zero",
+        "noise hurts far less than the attack",
+        "attacks stay in the ball",
+        "flags agree with a recount",
+        "attacks survive 8-bit rounding",
+        "successes hold in float32",
+        "enough images",
+    } <= names
+    assert card["data"]["test_sha256"]
+
+
+def test_stored_images_carry_their_own_proof(evaluated):
+    with np.load(evaluated / FOLDER / "adversarial.npz") as file:
+        found = dict(file)
+    image = found["image"].astype(np.float32) / 255
+    away = abs(found["x_adv"] - image).reshape(len(image), -1).max(1)
+    fooled = found["fooled_by"] >= 0
+    assert away.max() <= 0.15 + 1e-6 and (away[~fooled] < 1e-6).all()
+    np.testing.assert_array_equal(found["robust"], found["clean"] & ~fooled)
+    right = found["prediction"] == found["label"]
+    np.testing.assert_array_equal(right, found["robust"])
+    assert sorted(os.listdir(evaluated / FOLDER)) == ["adversarial.npz"]
+
+
+def test_the_report_shows_the_curve(evaluated):
+    page = (evaluated / "report.html").read_text()
+    assert "pgd_at / hybrid" in page and "lite suite" in page
+
+
+def test_a_repeated_command_attacks_nothing_again(evaluated, smoke):
+    before = (evaluated / "results.json").read_bytes()
+    stamp = (evaluated / FOLDER / "adversarial.npz").stat().st_mtime_ns
+    assert main(["jaxrobust", *options(smoke, evaluated)]) == 0
+    assert (evaluated / "results.json").read_bytes() == before
+    assert (evaluated / FOLDER / "adversarial.npz").stat().st_mtime_ns == stamp
+
+
+def test_another_radius_is_one_option(smoke, tmp_path):
+    workdir = tmp_path / "run"
+    more = ("--config.threat.eps=0.02", "--config.threat.norm=l2")
+    assert main(["jaxrobust", *options(smoke, workdir, *more)]) == 0
+    (row,) = json.loads((workdir / "results.json").read_text())["runs"]
+    assert (row["norm"], row["eps"]) == ("l2", 0.02)
+
+
+STANDARD = ("--config.suite=autoattack", "--config.data.test_limit=30")
+
+
+def flags(workdir):
+    with np.load(workdir / FOLDER / "adversarial.npz") as file:
+        return {name: file[name] for name in ("fooled_by", "robust", "x_adv")}
+
+
+def test_kill_nine_changes_no_flag(smoke, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    done = run_cli(*options(smoke, whole, *STANDARD))
+    assert done.returncode == 0, done.stderr
+    chance, killed = random.Random(0), 0
+    for _ in range(2):
+        process = subprocess.Popen(
+            command(*options(smoke, cut, *STANDARD)),
+            cwd=ROOT,
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while process.poll() is None and not (cut / FOLDER / "ledger.npz").exists():
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 1))
+        process.send_signal(signal.SIGKILL)
+        killed += process.wait() == -signal.SIGKILL
+    assert killed >= 1
+    done = run_cli(*options(smoke, cut, *STANDARD))
+    assert done.returncode == 0, done.stderr
+    for name, value in flags(whole).items():
+        np.testing.assert_array_equal(flags(cut)[name], value)
+
+
+@pytest.mark.parametrize(
+    "option,message",
+    (
+        ("--config.checkpoint=nowhere", "no config.json in nowhere"),
+        ("--config.checkpoint=", "no network"),
+        ("--config.networks=('pgd_at / hybird',)", "choose from"),
+        ("--config.seeds=(7,)", "its seeds are"),
+        ("--config.suite=everything", "choose from"),
+        ("--config.threat.eps=8.0", "looks like 8-bit units"),
+        ("--config.threat.norm=l3", "choose from"),
+        ("--config.suites.fast.version=slow", "choose from"),
+        ("--config.suites.fast.version=rand", "take keys"),
+        ("--config.checkpoint=net.pt", "does not say what it was trained for"),
+    ),
+)
+def test_a_mistake_is_one_line_and_writes_nothing(
+    option, message, smoke, tmp_path, capsys
+):
+    workdir = tmp_path / "run"
+    assert main(["jaxrobust", *options(smoke, workdir), option]) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1
+    assert not workdir.exists()
+
+
+def test_the_examined_run_is_left_as_it_was(smoke, evaluated):
+    assert not (smoke / "evaluation").exists()
