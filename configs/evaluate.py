@@ -38,6 +38,7 @@ def get_config(variant: str = ""):
     c.batch_size = 100
     c.chunk_steps = 100  # attack steps between two looks of the host
     c.attack_seed = 0
+    c.export = False  # write each network as PyTorch files, for other evaluators
     c.curve = {
         "ratios": (0.25, 0.5, 0.75, 1.0, 1.5, 2.0),  # radii, in units of eps
         "attack": pgd(0.25, 20, "cross_entropy"),

@@ -1,7 +1,9 @@
 """Checkpoints that survive kill -9: written whole or not at all, newest readable one
 wins."""
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +36,15 @@ class Checkpointer:
             )
         self.directory = directory
         self._read_only = read_only
-        self._manager = ocp.CheckpointManager(
-            directory.absolute(),
-            options=ocp.CheckpointManagerOptions(
-                best_fn=best,
-                best_mode="max",
-                preservation_policy=managers.AnyPreservationPolicy(kept),
-                read_only=read_only,
-                create=not read_only,
-            ),
+        options = ocp.CheckpointManagerOptions(
+            best_fn=best,
+            best_mode="max",
+            preservation_policy=managers.AnyPreservationPolicy(kept),
+            read_only=read_only,
+            create=not read_only,
         )
+        with _quiet(read_only):
+            self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
 
     def save(
         self, step: int, state: TrainState, host: dict[str, Any], metric: float | None
@@ -125,6 +126,18 @@ class Checkpointer:
             ),
         )
         return found["state"], found["host"]
+
+
+@contextlib.contextmanager
+def _quiet(wanted: bool) -> Iterator[None]:
+    """Orbax warns of being read-only where that is what was asked for."""
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.ERROR if wanted else level)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _first_line(error: Exception) -> str:

@@ -130,7 +130,12 @@ def _shrink(size: Array, room: Array, eps: Array | float) -> Array:
     def shrunk(a: Array) -> Array:
         return jnp.minimum(jnp.maximum(size - a, 0.0), room)
 
-    total = lambda a: jnp.sum(shrunk(a), (1, 2, 3), keepdims=True)
+    def total(a: Array) -> Array:
+        # A product with ones: XLA:CPU does not vectorise sums along a row.
+        rows = shrunk(a).reshape(len(size), -1)
+        ones = jnp.ones((rows.shape[1], 1))
+        summed = jnp.dot(rows, ones, precision=jax.lax.Precision.HIGHEST)
+        return summed[:, :, None, None]
 
     def halve(_, bracket: tuple[Array, Array]):
         low, high = bracket

@@ -31,8 +31,9 @@ from jaxrobust.loader import to_unit
 from jaxrobust.threat import ThreatModel
 from jaxrobust.types import LogitsFn
 
-REFILL_SHARE = 0.25
-SHRINK_FROM_STEPS = 500
+REFILL_SHARE = 0.1
+LONG_STEPS = 500
+"""From so many steps on, a batch of fitting size is worth compiling for."""
 
 
 class Images(NamedTuple):
@@ -60,10 +61,12 @@ class Finished(NamedTuple):
 
 @dataclass
 class Cost:
-    """Passes counted in rows, idle ones included: what the device really did."""
+    """Passes of images through the network; `idle` are passes, of both kinds, of slots
+    that had nothing left to do while their batch went on."""
 
     forwards: int = 0
     backwards: int = 0
+    idle: int = 0
 
 
 class _Slots(NamedTuple):
@@ -101,7 +104,7 @@ class Engine:
         logits_fn = as_tree(logits_fn)
         key = jax.random.fold_in(key, component.stream)
         machine = component.machine(threat)
-        size, slots = self.batch_size, None
+        size, slots = self._first_size(machine.num_steps, len(queue)), None
         holds = np.full((size, 2), -1)
         while True:
             fresh = _fill(holds, queue, still_wanted)
@@ -111,15 +114,27 @@ class Engine:
             idle_below = size - max(1, round(REFILL_SHARE * size)) if queue else 0
             if slots is None:
                 slots = _empty(component, self.mesh, threat, key, batch)
-            slots, alive, left, count = _turn(
+            slots, alive, left, count, worked = _turn(
                 component, self.mesh, threat, logits_fn, key, slots, batch, fresh,
                 self.chunk_steps, idle_below,
             )  # fmt: skip
-            done = int(count) * size
-            cost.forwards += done * machine.forwards
-            cost.backwards += done * machine.backwards
+            steps, worked = int(count), int(worked)
+            cost.forwards += worked * machine.forwards
+            cost.backwards += worked * machine.backwards
+            passes = machine.forwards + machine.backwards
+            cost.idle += (steps * size - worked) * passes
             yield self._harvest(slots, holds, np.asarray(alive), machine.num_steps)
             slots, holds, size = self._shrink(slots, holds, int(left), bool(queue))
+
+    def _first_size(self, num_steps: int, count: int) -> int:
+        """`batch_size`; for long runs the least that takes no more rounds of batches,
+        so that the last round is full, too."""
+        devices = self.mesh.devices.size
+        if num_steps < LONG_STEPS or not count:
+            return self.batch_size
+        rounds = -(-count // self.batch_size)
+        share = -(-count // rounds)
+        return -(-share // devices) * devices
 
     def _fresh(self, images: Images, holds: np.ndarray, fresh: np.ndarray):
         """Host arrays for all slots; only those of `fresh` slots matter."""
@@ -158,7 +173,7 @@ class Engine:
         size, half = len(holds), len(holds) // 2
         busy = holds[:, 0] >= 0
         fits = 0 < busy.sum() <= half and half % self.mesh.devices.size == 0
-        if waiting or not fits or left < SHRINK_FROM_STEPS or size % 2:
+        if waiting or not fits or left < LONG_STEPS or size % 2:
             return slots, holds, size
         order = np.argsort(~busy, kind="stable")[:half]
         keep = jax.jit(lambda tree, rows: jax.tree.map(lambda x: x[rows], tree))
@@ -215,7 +230,8 @@ def _turn(
 ):  # fmt: skip
     """Fill the fresh slots, then step; one program for every radius, network and set.
 
-    Returns (slots, bool[B] still running, most steps that a row has left, steps done).
+    Returns (slots, bool[B] still running, most steps that a row has left, steps done,
+    steps of all rows that were running).
     """
     machine = component.machine(threat)
     batch = sharding.split_batch(batch, mesh)
@@ -223,12 +239,14 @@ def _turn(
     begun = _Slots(work, machine.start(work), jnp.zeros(len(fresh), jnp.int32))
     pick = partial(_pick, fresh)
     work, state, position = jax.tree.map(pick, begun, slots)
+    before = position
     state, position, count = advance(
         machine, logits_fn, work, state, position, max_steps, idle_below
     )
+    worked = jnp.sum(position - before)
     alive = running(machine, state, position)
     left = jnp.max(jnp.where(alive, machine.num_steps - position, 0))
-    seen = sharding.constrain_replicated((alive, left, count), mesh)
+    seen = sharding.constrain_replicated((alive, left, count, worked), mesh)
     return _Slots(work, state, position), *seen
 
 

@@ -34,7 +34,8 @@ _LABELS = {
     "train_images": "Training images",
     "generated_share": "Generated",
 }
-_NOT_A_QUANTITY = {"name", "seed", "seeds", "baseline", "forwards", "backwards"}
+_PASSES = {"forwards", "backwards", "idle"}
+_NOT_A_QUANTITY = {"name", "seed", "seeds", "baseline"} | _PASSES
 
 
 def label(key: str, rows: Iterable[Row] = ()) -> str:

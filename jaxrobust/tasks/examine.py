@@ -15,19 +15,20 @@ from jaxrobust.attacks.machine import Component
 from jaxrobust.attacks.minimum_eps import minimum_eps_bisection
 from jaxrobust.errors import UserError
 from jaxrobust.evaluators.accuracy import Accuracy
+from jaxrobust.evaluators.before import before_attack
+from jaxrobust.evaluators.engine import Engine, Images
+from jaxrobust.evaluators.predict import predict
+from jaxrobust.evaluators.proof import rounded
 from jaxrobust.evaluators.protocol import (
     Attacker,
     AutoAttackResult,
     open_ledger,
     summarise,
 )
-from jaxrobust.evaluators.before import before_attack
-from jaxrobust.evaluators.engine import Engine, Images
-from jaxrobust.evaluators.predict import predict
-from jaxrobust.evaluators.proof import rounded
 from jaxrobust.evaluators.suites import suite, suite_name
 from jaxrobust.evaluators.sweep import MinimumEpsPass, Sweep
 from jaxrobust.files import write_npz
+from jaxrobust.interop import export_torch
 from jaxrobust.loader import Feed, Pool, to_unit
 from jaxrobust.progress import Progress
 from jaxrobust.tasks.ledger import LedgerStore
@@ -137,6 +138,10 @@ class Examiner:
         folder = self.folder(workdir, network.name, network.seed)
         extra = {} if minimum is None else {"minimum_eps": minimum[0]}
         prediction = self._save(folder, network, result, extra)
+        if self.config["export"] and sharding.is_lead():
+            names = self.source.splits.test.class_names
+            weights = jax.device_get(network.variables)
+            export_torch(network.model, weights, folder / "torch", names)
         after = self._checks_after(outcome, network, prediction, workdir)
         return {
             "clean_acc": float(np.mean(result.clean)),
@@ -149,6 +154,7 @@ class Examiner:
             "aa_seconds": seconds,
             "forwards": result.cost.forwards,
             "backwards": result.cost.backwards,
+            "idle": result.cost.idle,
             "eps_curve": [list(point) for point in curve],
             "by_attack": {k: float(np.mean(v)) for k, v in result.by_attack.items()},
             "per_class": self._per_class(result),

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from jaxrobust import sharding
-from jaxrobust.evaluators.protocol import Ledger
 from jaxrobust.evaluators.engine import Cost
+from jaxrobust.evaluators.protocol import Ledger
 from jaxrobust.files import write_npz
 
 SECONDS_BETWEEN_SAVES = 5.0
@@ -40,8 +40,8 @@ class LedgerStore:
             return None
         with np.load(self._path) as file:
             known = dict(file)
-        stage, refused, forwards, backwards = map(int, known.pop("counts"))
-        cost = Cost(forwards, backwards)
+        stage, refused, *passes = map(int, known.pop("counts"))
+        cost = Cost(*passes)
         return Ledger(**known, x_adv=x_adv, stage=stage, refused=refused, cost=cost)
 
     def save(self, ledger: Ledger, now: bool) -> None:
@@ -54,7 +54,8 @@ class LedgerStore:
         if isinstance(ledger.x_adv, np.memmap):
             ledger.x_adv.flush()
         cost = ledger.cost
-        counts = (ledger.stage, ledger.refused, cost.forwards, cost.backwards)
+        passes = (cost.forwards, cost.backwards, cost.idle)
+        counts = (ledger.stage, ledger.refused, *passes)
         arrays = {
             name: getattr(ledger, name)
             for name in ("fooled_by", "fooled_in", "others", "finished")

@@ -36,6 +36,8 @@ class Network:
     logits_fn: LogitsFn
     exact_fn: LogitsFn
     dtype: str
+    model: nn.Module
+    variables: PyTree
     clean_acc: float | None
 
 
@@ -108,8 +110,10 @@ def _file_source(config: Config, mesh: Mesh) -> Source:
         weights = sharding.replicate(variables, mesh)
         logits_fn = bind(build(config["dtype"] or "float32"), weights, "running")
         exact_fn = bind(build("float32"), weights, "running")
-        dtype = config["dtype"] or "float32"
-        return Network(name, seed, logits_fn, exact_fn, dtype, None)
+        dtype, model = config["dtype"] or "float32", build("float32")
+        return Network(
+            name, seed, logits_fn, exact_fn, dtype, model, variables, clean_acc=None
+        )
 
     return Source(((path.stem, 0),), splits, threat, mesh, config, load, True)
 
@@ -164,6 +168,8 @@ class TrainedRun:
             logits_fn=bind(model, weights, "running"),
             exact_fn=bind(exact, weights, "running"),
             dtype=spec.get("dtype", "float32"),
+            model=exact,
+            variables=weights,
             clean_acc=row.get("clean_acc"),
         )
 

@@ -9,8 +9,8 @@ import numpy as np
 from jaxrobust.attacks.machine import Component
 from jaxrobust.evaluators import after, proof
 from jaxrobust.evaluators.accuracy import Accuracy
-from jaxrobust.evaluators.protocol import AutoAttackResult
 from jaxrobust.evaluators.check import Check
+from jaxrobust.evaluators.protocol import AutoAttackResult
 from jaxrobust.threat import ThreatModel
 
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)

@@ -11,8 +11,8 @@ from jaxrobust.attacks.apgd import apgd_component
 from jaxrobust.attacks.fab import fab_component
 from jaxrobust.attacks.square import square_component
 from jaxrobust.errors import UserError
-from jaxrobust.evaluators import protocol
 from jaxrobust.evaluators import engine as engines
+from jaxrobust.evaluators import protocol
 from jaxrobust.evaluators.engine import Engine, Images
 from jaxrobust.evaluators.suites import suite, suite_name
 from jaxrobust.threat import make_threat
@@ -114,7 +114,7 @@ def test_flags_do_not_depend_on_order(whole):
 
 
 def test_flags_do_not_depend_on_compaction(whole, monkeypatch):
-    monkeypatch.setattr(engines, "SHRINK_FROM_STEPS", 1)
+    monkeypatch.setattr(engines, "LONG_STEPS", 1)
     monkeypatch.setattr(engines, "REFILL_SHARE", 1.0)
     np.testing.assert_array_equal(evaluate().fooled_by, whole.fooled_by)
 

@@ -1,7 +1,9 @@
 """Checks that the run made on itself: failed ones on top, passed ones at the end."""
 
-from jaxrobust.report.page import Cell, Section, Table, Text
+from jaxrobust.report.page import Cell, Fold, Section, Table, Text
 from jaxrobust.report.run import Row, Run
+
+_MANY = 40
 
 
 def failed_checks(run: Run) -> Section | None:
@@ -26,8 +28,10 @@ def passed_checks(run: Run) -> Section | None:
         for check in passed
     )
     table = Table(("Check", "Value", "Meaning"), rows, text_columns=3)
-    total = len(run.checks)
-    return Section("Checks", (Text(f"{len(passed)} of {total} checks passed."), table))
+    said = f"{len(passed)} of {len(run.checks)} checks passed."
+    if len(passed) <= _MANY:
+        return Section("Checks", (Text(said), table))
+    return Section("Checks", (Text(said), Fold("What they saw", (table,))))
 
 
 def _alarm(check: Row) -> str:

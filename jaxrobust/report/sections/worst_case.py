@@ -10,7 +10,11 @@ _NOTE = (
     "counts the chance in which images were tested, for the last attack; it says "
     "nothing of other seeds."
 )
-_COSTS = {"forwards": "Forward passes", "backwards": "Backward passes"}
+_COSTS = {
+    "forwards": "Forward passes",
+    "backwards": "Backward passes",
+    "idle": "Idle passes",
+}
 
 
 def worst_case(run: Run) -> Section | None:

@@ -1,0 +1,138 @@
+"""Standard AutoAttack, jaxrobust against pyautoattack, same network and same images.
+
+    python -m tests.bench.autoattack_bench --run runs/hybrid
+        [--network "pgd_at / hybrid"] [--images 500] [--batch 100]
+        [--norm linf] [--eps 0.15]
+
+`--run` is a finished run directory; its network is exported to PyTorch. Times are wall
+clock from the first call, so ours include compilation. Passes are counted in rows; the
+cost model is that of the published code on images that stay robust: 101 forwards and
+backwards for APGD-CE, 909 for APGD-T, 900 and 928 forwards for FAB-T, 5003 forwards for
+Square, each for the images that enter it. A backward pass counts as one forward.
+"""
+
+import argparse
+import importlib.util
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import torch
+
+from configs import evaluate
+from jaxrobust.evaluators import autoattack
+from jaxrobust.interop import export_torch
+from jaxrobust.tasks.networks import open_source
+from jaxrobust.tree import plain
+
+PER_IMAGE = {"apgd-ce": 203, "apgd-t": 1828, "fab-t": 2728, "square": 5003}
+THEIR_NORM = {"linf": "Linf", "l2": "L2", "l1": "L1"}
+
+
+def load(args):
+    """(network, images f32[N,H,W,C], labels i32[N], threat) of the run."""
+    config = plain(evaluate.get_config())
+    config |= {"checkpoint": args.run, "networks": (args.network,)}
+    config["threat"] = {"norm": args.norm, "eps": args.eps}
+    source = open_source(config)
+    test = source.splits.test
+    image = test.image[: args.images].astype(np.float32) / 255
+    network = source.load(*source.names[0])
+    return network, image, test.label[: args.images], source.threat
+
+
+def torch_twin(network):
+    """The same network as a PyTorch module, from its exported files."""
+    with tempfile.TemporaryDirectory() as folder:
+        export_torch(network.model, network.variables, folder)
+        path = Path(folder) / "network.py"
+        spec = importlib.util.spec_from_file_location("network", path)
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.load()
+
+
+class Counted(torch.nn.Module):
+    """Counts the rows that pass, forwards and (where a gradient is asked) backwards."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.forwards, self.backwards = net, 0, 0
+
+    def forward(self, x):
+        self.forwards += len(x)
+        self.backwards += len(x) * bool(x.requires_grad)
+        return self.net(x)
+
+
+def ours(network, image, label, threat, batch):
+    """(seconds, robust bool[N], passes, {component: robust after it})."""
+    start = time.perf_counter()
+    found = autoattack(
+        network.logits_fn, image, label, threat, key=jax.random.key(0),
+        batch_size=batch,
+    )  # fmt: skip
+    seconds = time.perf_counter() - start
+    passes = found.cost.forwards + found.cost.backwards
+    return seconds, found.robust, passes, found
+
+
+def theirs(net, image, label, threat, batch):
+    """(seconds, robust bool[N], passes)."""
+    from pyautoattack import AutoAttack
+
+    counted = Counted(net)
+    x = torch.from_numpy(image).permute(0, 3, 1, 2).contiguous()
+    y = torch.from_numpy(label).long()
+    norm, eps = THEIR_NORM[threat.norm], float(threat.eps)
+    attack = AutoAttack(counted, norm=norm, eps=eps, version="standard", device="cpu")
+    attack.seed = 0
+    start = time.perf_counter()
+    x_adv = attack.run_standard_evaluation(x, y, batch_size=batch)
+    seconds = time.perf_counter() - start
+    x_adv = x_adv[0] if isinstance(x_adv, tuple) else x_adv
+    with torch.no_grad():
+        robust = (net(x_adv).argmax(1) == y).numpy()
+    return seconds, robust, counted.forwards + counted.backwards
+
+
+def cost_model(found) -> float:
+    """Forward passes of the published code for the images that enter each attack."""
+    entering, total = found.clean, 0.0
+    for name, after in found.by_attack.items():
+        total += float(entering.sum()) * PER_IMAGE[name]
+        entering = after
+    return total
+
+
+def main() -> None:
+    """Run both and print the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--run", required=True)
+    parser.add_argument("--network", default="pgd_at / hybrid")
+    parser.add_argument("--images", type=int, default=500)
+    parser.add_argument("--batch", type=int, default=100)
+    parser.add_argument("--norm", default="linf")
+    parser.add_argument("--eps", type=float, default=-1.0)
+    args = parser.parse_args()
+    network, image, label, threat = load(args)
+    seconds, robust, passes, found = ours(network, image, label, threat, args.batch)
+    net = torch_twin(network)
+    slower, expected, rows = theirs(net, image, label, threat, args.batch)
+    print(f"{args.norm} eps {float(threat.eps):.4g}, {len(label)} images")
+    print(
+        f"jaxrobust     {seconds:7.1f} s  robust {robust.mean():.1%}  passes {passes}"
+    )
+    print(f"pyautoattack  {slower:7.1f} s  robust {expected.mean():.1%}  passes {rows}")
+    print(f"speed ratio {slower / seconds:.2f} (compilation included)")
+    model = cost_model(found)
+    print(f"image passes / cost model {passes / model:.3f}", end="")
+    print(f", with idle slots {(passes + found.cost.idle) / model:.3f}")
+    print(f"flags that differ: {int((robust != expected).sum())}")
+
+
+if __name__ == "__main__":
+    main()
