@@ -41,7 +41,13 @@ def get_config(variant: str = ""):
     c.export = False  # write each network as PyTorch files, for other evaluators
     c.curve = {
         "ratios": (0.25, 0.5, 0.75, 1.0, 1.5, 2.0),  # radii, in units of eps
-        "attack": pgd(0.25, 20, "cross_entropy"),
+        "attack": {  # finds its own step at every radius and in every norm
+            "name": "apgd",
+            "goal": "cross_entropy",
+            "num_steps": 20,
+            "num_restarts": 1,
+            "rho": 0.75,
+        },
     }
     c.controls = {
         "noise": {"name": "random_noise"},
@@ -50,8 +56,7 @@ def get_config(variant: str = ""):
         "pgd_long": pgd(0.25, 100, "cross_entropy"),
     }
     c.minimum_eps = {
-        "step_ratio": 0.25,
-        "num_steps": 20,
+        "attack": pgd(0.25, 20, "margin"),
         "num_halvings": 8,
         "largest_ratio": 4.0,  # the search ends at this many eps
     }
@@ -127,6 +132,8 @@ def single_attacks() -> dict:
             "pixels": 1,
             "population": 40,
             "generations": 20,
+            "mutation": 0.5,
+            "count_outside": True,  # its ball is that of changed pixels
         },
     }
 

@@ -36,14 +36,14 @@ class Checkpointer:
             )
         self.directory = directory
         self._read_only = read_only
-        options = ocp.CheckpointManagerOptions(
-            best_fn=best,
-            best_mode="max",
-            preservation_policy=managers.AnyPreservationPolicy(kept),
-            read_only=read_only,
-            create=not read_only,
-        )
         with _quiet(read_only):
+            options = ocp.CheckpointManagerOptions(
+                best_fn=best,
+                best_mode="max",
+                preservation_policy=managers.AnyPreservationPolicy(kept),
+                read_only=read_only,
+                create=not read_only,
+            )
             self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
 
     def save(

@@ -36,7 +36,7 @@ from jaxrobust.tasks.networks import Network, Source
 from jaxrobust.tasks.results import Row
 from jaxrobust.tasks.rows import stage_folder
 from jaxrobust.tasks.setup import Config, make_attack
-from jaxrobust.tasks.trust import Outcome, checks_after
+from jaxrobust.tasks.trust import Outcome, checks_after, per_class
 from jaxrobust.tasks.watch import Watch, run_work
 from jaxrobust.threat import ThreatModel
 from jaxrobust.workdir import Workdir
@@ -86,6 +86,8 @@ class Examiner:
         return self._sweep(self.config["curve"]["attack"], False)
 
     def _sweep(self, spec: Config, count_outside: bool) -> Sweep:
+        spec = dict(spec)
+        count_outside = spec.pop("count_outside", count_outside)
         make = partial(make_attack, spec)
         make(self.source.threat)
         size, mesh = self.config["batch_size"], self.source.mesh
@@ -157,7 +159,7 @@ class Examiner:
             "idle": result.cost.idle,
             "eps_curve": [list(point) for point in curve],
             "by_attack": {k: float(np.mean(v)) for k, v in result.by_attack.items()},
-            "per_class": self._per_class(result),
+            "per_class": per_class(result, self.pool.label, self.pool.class_names),
             **outcome.nested(),
             "folder": str(folder.relative_to(workdir.path / "evaluation")),
             "images": len(prediction),
@@ -239,8 +241,7 @@ class Examiner:
         if not self.spec["minimum_eps"]:
             return None
         given, threat = self.config["minimum_eps"], self.source.threat
-        spec = {**self.config["curve"]["attack"], "num_steps": given["num_steps"]}
-        make = partial(make_attack, {**spec, "step_ratio": given["step_ratio"]})
+        make = partial(make_attack, given["attack"])
         search = lambda ball: minimum_eps_bisection(make, ball, given["num_halvings"])
         run = MinimumEpsPass(search, self.config["batch_size"], self.source.mesh)
         ball = ThreatModel(float(threat.eps) * given["largest_ratio"], threat.norm)
@@ -288,13 +289,3 @@ class Examiner:
         away = self.source.threat.distance(jnp.asarray(result.x_adv), clean)
         inside = [f.distance for n, f in single.items() if n in self.config["controls"]]
         return float(np.max([*inside, np.max(away)]))
-
-    def _per_class(self, result: AutoAttackResult) -> dict[str, list]:
-        names, label = self.source.splits.test.class_names, self.pool.label
-        table = {}
-        for number, name in enumerate(names):
-            rows = label == number
-            if rows.any():
-                clean, robust = result.clean[rows].mean(), result.robust[rows].mean()
-                table[name] = [float(clean), float(robust), int(rows.sum())]
-        return table

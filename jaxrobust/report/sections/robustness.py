@@ -61,7 +61,7 @@ def _pictures(run: Run, curves: dict[str, Curve]) -> Pictures:
         key = style.key_figure("Networks", looks)
         items.append(Picture("robustness-key", key, "Colour of every network"))
     seeds = any(len(rows) > 1 for rows in run.runs_by_name.values())
-    parts = [f"Accuracy under PGD at each radius{', the mean over seeds' * seeds}."]
+    parts = [f"Accuracy under APGD at each radius{', the mean over seeds' * seeds}."]
     if eps is not None:
         parts.append(f"The upright line is the threat, {norm} eps {radius(eps, norm)}.")
         if any(value is not None for value in suite.values()):
