@@ -93,26 +93,36 @@ def test_the_networks_agree(twin, logits):
     assert 0.7 < (logits.argmax(1) == twin.label).mean() < 1.0
 
 
-@pytest.mark.parametrize("rank", (0, 1))
-@pytest.mark.parametrize("norm", THEIR_NORM)
-def test_fab_is_as_near_for_every_image(twin, few, norm, rank):
+def their_fab(net, norm, rank, x, y):
+    """f32[B,32,32,3]: their FAB-T towards the class of this rank."""
     from pyautoattack.fab_pt import FABAttack_PT
 
-    work, x, y = few
-    attack = FABAttack_PT(
-        twin.theirs, norm=THEIR_NORM[norm], n_iter=FAB_STEPS, device="cpu"
-    )
+    attack = FABAttack_PT(net, norm=THEIR_NORM[norm], n_iter=FAB_STEPS, device="cpu")
     attack.target_class = rank + 2
-    found = attack.attack_single_run(x, y, is_targeted=True)
+    return to_nhwc(attack.attack_single_run(x, y, is_targeted=True))
+
+
+@pytest.mark.parametrize("norm", THEIR_NORM)
+def test_fab_is_as_near_image_by_image(twin, few, norm):
+    work, x, y = few
     threat = ThreatModel(0.0, norm)
-    theirs = np.asarray(threat.distance(to_nhwc(found), work.image))
     machine = fab_component("fab", FAB_STEPS, 1, True).machine(threat)
-    aimed = work._replace(other=work.other[:, rank])
-    last, _ = all_steps(machine, aimed, twin.ours, machine.start(aimed))
-    print(f"\nfab-t {norm} target {rank}: {last.best} theirs {theirs}")
-    assert (theirs > 0).sum() >= FEW // 2
-    ours = np.where(np.isfinite(last.best), last.best, 0.0)
-    np.testing.assert_allclose(ours, theirs, rtol=1e-3)
+
+    @jax.jit
+    def nearest(work):
+        return all_steps(machine, work, twin.ours, machine.start(work))[0].best
+
+    apart = []
+    for rank in (0, 1):
+        found = their_fab(twin.theirs, norm, rank, x, y)
+        theirs = np.asarray(threat.distance(found, work.image))
+        assert (theirs > 0).all()
+        ours = np.asarray(nearest(work._replace(other=work.other[:, rank])))
+        apart.extend(np.abs(ours / theirs - 1))
+    print(f"\nfab-t {norm}: relative differences {np.sort(apart)}")
+    # In linf one point lies on the boundary to 1e-6 of the logits: float32 decides on
+    # which side, and the next steps depend on it.
+    assert np.sum(np.asarray(apart) > 1e-3) <= 1
 
 
 def test_apgd_reaches_the_same_loss_for_every_image(twin, few):
@@ -129,8 +139,8 @@ def test_apgd_reaches_the_same_loss_for_every_image(twin, few):
     work = work._replace(other=work.other[:, 0])
     begun = machine.start(work)._replace(x=start)
     last, before = all_steps(machine, work, twin.ours, begun)
-    print(f"\napgd-ce loss: {last.loss_best} theirs {theirs.numpy()}")
-    np.testing.assert_allclose(last.loss_best, theirs.numpy(), rtol=1e-4)
+    # A loss near 0 is the logarithm of a number near 1: float32 has 1e-7 of it.
+    np.testing.assert_allclose(last.loss_best, theirs.numpy(), rtol=1e-4, atol=1e-6)
     found = np.asarray(before.found).any(0) | np.asarray(last.found)
     np.testing.assert_array_equal(found, ~right.numpy().astype(bool))
 
