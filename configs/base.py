@@ -111,6 +111,9 @@ def method(objective: dict, attack: dict, attack_bn: str = "batch") -> dict:
         "attack_bn": attack_bn,
         "awp_gamma": 0.0,
         "awp_start_percent": 0.0,
+        "select": {
+            "name": "all"
+        },  # all | before_attack | during_attack | ... in a step
     }
 
 

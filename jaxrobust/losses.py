@@ -79,6 +79,12 @@ def hard(target: Array) -> Array:
     return target if target.ndim == 1 else jnp.argmax(target, axis=-1)
 
 
+def log_sum_exp_error(logits: Array) -> Array:
+    """sum_c (log sum_k exp z_k - z_c), f32[B]: an error that reads no label."""
+    total = jax.scipy.special.logsumexp(logits, axis=-1)
+    return logits.shape[-1] * total - jnp.sum(logits, axis=-1)
+
+
 def smooth_labels(label: Array, num_classes: int, smoothing: Array) -> Array:
     """(1 - s) onehot(y) + s / K, f32[B,K], with one s in [0,1] for each row, f32[B]."""
     one_hot = jax.nn.one_hot(label, num_classes)

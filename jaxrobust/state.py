@@ -54,9 +54,13 @@ def init_variables(model: nn.Module, image_shape: tuple[int, ...], key: Array):
 
 
 def create_state(
-    variables: PyTree, tx: optax.GradientTransformation, with_ema: bool
+    variables: PyTree,
+    tx: optax.GradientTransformation,
+    with_ema: bool,
+    select_state: PyTree | None = None,
 ) -> TrainState:
-    """The state at step 0 of a network with these weights."""
+    """The state at step 0 of a network with these weights; `select_state` is what a
+    selection inside of the step remembers."""
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     ema = {"params": params, "batch_stats": batch_stats} if with_ema else {}
     return TrainState(
@@ -66,7 +70,7 @@ def create_state(
         opt_state=tx.init(params),
         # A copy: a donated state must not hold one buffer twice.
         ema=jax.tree.map(jnp.copy, ema),
-        select_state={},
+        select_state={} if select_state is None else select_state,
     )
 
 

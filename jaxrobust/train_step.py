@@ -7,7 +7,7 @@ with the images on the device, so an epoch never returns to the host.
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,6 +22,8 @@ from jaxrobust import metrics, optim, rng, sharding, tree
 from jaxrobust.augment import Augment
 from jaxrobust.loader import to_unit
 from jaxrobust.objectives import Objective
+from jaxrobust.selection import adaptive
+from jaxrobust.selection.in_batch import Craft, Select
 from jaxrobust.state import bind, forward_fn, train_variables
 from jaxrobust.types import Attack, Batch, PyTree, TrainState
 
@@ -32,12 +34,14 @@ Step = Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Array]]]
 class StepOptions:
     """`attack_bn` "batch" | "running": the statistics that the attacked network uses.
     `ema_decay`, `awp_gamma`: 0 turns weight averaging, weight perturbation off;
-    `awp_start_step`: the first step with perturbed weights."""
+    `awp_start_step`: the first step with perturbed weights. `adaptive_epoch_steps`:
+    the length of an epoch where the share of selected rows adapts to accuracy."""
 
     attack_bn: str
     ema_decay: float
     awp_gamma: float
     awp_start_step: int
+    adaptive_epoch_steps: int = 0
 
 
 def make_train_step(
@@ -45,21 +49,19 @@ def make_train_step(
     tx: optax.GradientTransformation,
     objective: Objective,
     attack: Attack,
+    select: Select,
     augment: Augment,
     options: StepOptions,
 ) -> Step:
     """(state, batch, base_key) -> (state, metrics); nothing here depends on the
     method."""
+    craft = Craft(attack if objective.inner is not None else None, objective.target)
 
     def step(state: TrainState, batch: Batch, base_key: Array):
         keys = rng.step_keys(base_key, state.step)
         batch = augment(keys.augment, batch)
-        x_adv = batch.image
-        if objective.inner is not None:
-            logits_fn = bind(model, train_variables(state), bn=options.attack_bn)
-            target = objective.target(logits_fn, batch)
-            row_keys = rng.per_example(keys.attack, batch.index)
-            x_adv = attack(row_keys, logits_fn, batch.image, target)
+        logits_fn = bind(model, train_variables(state), bn=options.attack_bn)
+        batch, x_adv, facts = select(keys, logits_fn, batch, craft)
 
         def loss_fn(params: PyTree):
             forward = forward_fn(model, params, state.batch_stats)
@@ -69,14 +71,41 @@ def make_train_step(
         weights = _perturbed(state, loss_fn, options)
         (loss, outcome), grads = jax.value_and_grad(loss_fn, has_aux=True)(weights)
         state = _update(state, tx, grads, outcome.batch_stats, options.ema_decay)
+        if options.adaptive_epoch_steps:
+            state, facts = _adapt(state, facts, options.adaptive_epoch_steps)
         right = metrics.correct(outcome.logits, batch.label)
         return state, {
+            **facts,
             "loss": loss,
             "acc": metrics.weighted_mean(right, batch.weight),
             "grad_norm": tree.norm(grads),
         }
 
     return step
+
+
+class SizedProgram:
+    """Programs of one step at several shares of selected rows; the share of a chunk is
+    the one that the state's `p_up` has come to when the chunk begins."""
+
+    def __init__(self, steps: Mapping[float, Step], mesh: Mesh):
+        self._programs = {size: Program(step, mesh) for size, step in steps.items()}
+
+    def __call__(self, state, base_key, images, labels, rows, index, weight):
+        p_up = float(state.select_state["p_up"])
+        size = adaptive.static_size(p_up, tuple(self._programs))
+        program = self._programs[size]
+        return program(state, base_key, images, labels, rows, index, weight)
+
+    @property
+    def compilations(self) -> int:
+        """How many programs were compiled so far."""
+        return sum(program.compilations for program in self._programs.values())
+
+    def take_compile_seconds(self) -> float:
+        """Seconds of compilation since the last call of this."""
+        programs = self._programs.values()
+        return sum(program.take_compile_seconds() for program in programs)
 
 
 class Program:
@@ -121,6 +150,14 @@ def _scan(step, mesh, state, base_key, images, labels, rows, index, weight):
 
     state, history = jax.lax.scan(body, state, (rows, index, weight))
     return sharding.constrain_replicated((state, history), mesh)
+
+
+def _adapt(state: TrainState, facts: dict[str, Array], epoch_steps: int):
+    """The share to select, after this step's accuracy; logged as it was before."""
+    now = state.select_state
+    later = adaptive.update(now, facts["pool_acc"], epoch_steps)
+    state = dataclasses.replace(state, select_state=later)
+    return state, {**facts, "p_up": now["p_up"]}
 
 
 def _perturbed(state: TrainState, loss_fn: Callable, options: StepOptions) -> PyTree:

@@ -14,7 +14,7 @@ LAYERS = (
     {"threat", "losses", "metrics", "augment", "data", "models"},
     {"attacks", "state", "optim", "checkpoint", "loader", "sharding", "workdir"}
     | {"progress"},
-    {"objectives", "scores", "interop"},
+    {"objectives", "scores", "trackers", "interop"},
     {"selection", "generative", "evaluators", "report"},
     {"train_step"},
     {"tasks"},

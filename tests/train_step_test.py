@@ -14,6 +14,7 @@ from jaxrobust.objectives import OBJECTIVES
 from jaxrobust.objectives.pgd_at import pgd_at
 from jaxrobust.objectives.standard import standard
 from jaxrobust.objectives.trades import trades
+from jaxrobust.selection.in_batch import all_rows
 from jaxrobust.state import bind, create_state, forward_fn, train_variables
 from jaxrobust.threat import make_threat
 from jaxrobust.train_step import StepOptions, make_train_step
@@ -61,7 +62,7 @@ def fresh(net, seed=0):
 def make_step(objective=None, attack=ATTACK, net=NORMED, augment=unchanged, **options):
     objective = pgd_at("adv") if objective is None else objective
     options = StepOptions(**PLAIN | options)
-    return make_train_step(net, TX, objective, attack, augment, options)
+    return make_train_step(net, TX, objective, attack, all_rows(), augment, options)
 
 
 @cache

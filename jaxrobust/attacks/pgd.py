@@ -8,7 +8,7 @@ from jax import Array, lax
 
 from jaxrobust.attacks import keep
 from jaxrobust.attacks.gradient import image_gradient
-from jaxrobust.errors import unknown_name
+from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.threat import ThreatModel
 from jaxrobust.types import Attack, LogitsFn, LossFn
 
@@ -86,6 +86,44 @@ def pgd_from(
         return keep.better(best, x, logits_fn(x), target)
 
     return climb
+
+
+def pgd_split(
+    threat: ThreatModel,
+    loss: LossFn,
+    step_size: Array | float,
+    num_steps: int,
+    start: str,
+    first_steps: int,
+):
+    """PGD in two parts, between which a caller may drop rows.
+
+    begin(keys, logits_fn, image, target) -> (x after `first_steps`, loss f32[B] at the
+    point before: it comes with the gradient). finish(logits_fn, image, target, x) is
+    the rest. Raises `UserError` unless 1 <= first_steps <= num_steps.
+    """
+    if not 1 <= first_steps <= num_steps:
+        raise UserError(
+            f"first_steps is 1 to num_steps = {num_steps}, not {first_steps}"
+        )
+
+    def begin(keys: Array, logits_fn: LogitsFn, image: Array, target: Array):
+        gradient = image_gradient(logits_fn, loss, target)
+
+        def body(_, carry):
+            g, (values, _) = gradient(carry[0])
+            return _ascend(threat, step_size, carry[0], g, image), values
+
+        x = _start(threat, start, keys, image)
+        begun = x, jnp.zeros(len(x))
+        return lax.stop_gradient(lax.fori_loop(0, first_steps, body, begun))
+
+    def finish(logits_fn: LogitsFn, image: Array, target: Array, x: Array) -> Array:
+        gradient = image_gradient(logits_fn, loss, target)
+        body = lambda _, x: _ascend(threat, step_size, x, gradient(x)[0], image)
+        return lax.stop_gradient(lax.fori_loop(0, num_steps - first_steps, body, x))
+
+    return begin, finish
 
 
 def _ascend(threat: ThreatModel, step_size, x: Array, g: Array, image: Array) -> Array:

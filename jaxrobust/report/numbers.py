@@ -33,9 +33,10 @@ _LABELS = {
     "max_distance": "Largest distance",
     "train_images": "Training images",
     "generated_share": "Generated",
+    "keep": "P_up",
 }
 _PASSES = {"forwards", "backwards", "idle"}
-_NOT_A_QUANTITY = {"name", "seed", "seeds", "baseline"} | _PASSES
+_NOT_A_QUANTITY = {"name", "seed", "seeds", "baseline", "steps_per_epoch"} | _PASSES
 
 
 def label(key: str, rows: Iterable[Row] = ()) -> str:

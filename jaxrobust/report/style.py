@@ -109,6 +109,30 @@ def key(axes: Axes, **place) -> None:
     )
 
 
+def foot_key(figure: Figure, looks: Mapping) -> float:
+    """A key of lines at the foot of `figure`, {name: (color, dash)}.
+
+    Returns its height in CSS pixels: room that the plot must leave at the bottom.
+    """
+    names = [shorten(name) for name in looks]
+    columns = 2 if max(map(len, names), default=0) > 12 else 3
+    figure.legend(
+        [
+            Line2D([], [], color=color, linestyle=dash, linewidth=px(2))
+            for color, dash in looks.values()
+        ],
+        [plain(name) for name in names],
+        loc="lower center",
+        ncols=min(columns, max(len(names), 1)),
+        frameon=False,
+        fontsize=px(11.5),
+        labelcolor=INK,
+        handletextpad=0.5,
+        borderaxespad=0.2,
+    )
+    return 8 + 18.5 * -(-len(names) // columns)
+
+
 def key_figure(title: str, looks: Mapping) -> Figure:
     """A figure that is only a key: the line of every name, {name: (color, dash)}."""
     columns = 1 if len(looks) <= 11 else 2

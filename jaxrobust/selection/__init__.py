@@ -1,6 +1,11 @@
 """Choosing a part of a pool: rank, take the top, leave a manifest."""
 
-from jaxrobust.selection.manifest import Manifest, read_manifest, write_manifest
+from jaxrobust.selection.manifest import (
+    Manifest,
+    load_manifest,
+    read_manifest,
+    write_manifest,
+)
 from jaxrobust.selection.scoring import ScoringPass
 from jaxrobust.selection.topk import ORDERS, take_top
 
@@ -8,6 +13,7 @@ __all__ = [
     "ORDERS",
     "Manifest",
     "ScoringPass",
+    "load_manifest",
     "read_manifest",
     "take_top",
     "write_manifest",

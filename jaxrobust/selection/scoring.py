@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from jaxrobust import rng, sharding
 from jaxrobust.loader import Feed, padded_rows, to_unit
-from jaxrobust.scores import Prediction, Score
+from jaxrobust.scores import Attacked, NetworkScore, Prediction, Score
 from jaxrobust.types import Attack, LogitsFn
 
 
@@ -24,7 +24,11 @@ class ScoringPass:
     """
 
     def __init__(
-        self, attack: Attack, scores: Mapping[str, Score], batch_size: int, mesh: Mesh
+        self,
+        attack: Attack,
+        scores: Mapping[str, Score | NetworkScore],
+        batch_size: int,
+        mesh: Mesh,
     ):
         self.batch_size = batch_size
         self._batch = jax.jit(partial(_score_batch, attack, dict(scores), mesh))
@@ -46,4 +50,10 @@ def _score_batch(attack, scores, mesh, logits_fn, images, labels, rows, place, k
     image, label = to_unit(images[rows]), labels[rows]
     x_adv = attack(rng.per_example(key, place), logits_fn, image, label)
     seen = Prediction(logits_fn(image), logits_fn(x_adv), label)
-    return {name: score(seen) for name, score in scores.items()}
+    attacked = Attacked(image, x_adv, label)
+    return {
+        name: score.of(logits_fn, attacked)
+        if isinstance(score, NetworkScore)
+        else score(seen)
+        for name, score in scores.items()
+    }

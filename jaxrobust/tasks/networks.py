@@ -16,6 +16,7 @@ from jaxrobust.checkpoint import Checkpointer
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.files import read_json
 from jaxrobust.models import MODELS
+from jaxrobust.selection import adaptive
 from jaxrobust.state import bind, create_state, eval_variables, init_variables
 from jaxrobust.tasks.rows import stage_folder
 from jaxrobust.tasks.setup import Config, build_model
@@ -160,7 +161,8 @@ class TrainedRun:
         model = build_model(spec, splits.train)
         exact = build_model({**spec, "dtype": "float32"}, splits.train)
         stage = stage_folder(row["name"], row["seed"])
-        state = self._state(stage, model, splits.train.image.shape[1:], mesh)
+        shape = splits.train.image.shape[1:]
+        state = self._state(row["name"], stage, model, shape, mesh)
         weights = eval_variables(state)
         return Network(
             name=row["name"],
@@ -174,7 +176,7 @@ class TrainedRun:
         )
 
     def _state(
-        self, stage: str, model: nn.Module, image_shape: tuple[int, ...], mesh: Mesh
+        self, name: str, stage: str, model: nn.Module, image_shape, mesh: Mesh
     ) -> TrainState:
         folder = self.path / "checkpoints" / stage
         if not folder.is_dir():
@@ -184,10 +186,12 @@ class TrainedRun:
             )
         train = self.config["train"]
         tx = optim.make_optimiser(self.config["optim"], total_steps=1)
+        method = self.config["methods"][name.partition(" / ")[0]]
+        memory = adaptive.init() if method["select"].get("sizes") else None
 
         def fresh(key: jax.Array) -> PyTree:
             variables = init_variables(model, tuple(image_shape), key)
-            return create_state(variables, tx, with_ema=train["ema_decay"] > 0)
+            return create_state(variables, tx, train["ema_decay"] > 0, memory)
 
         laid_out = partial(_laid_out, sharding.replicated(mesh))
         like = jax.tree.map(laid_out, jax.eval_shape(fresh, jax.random.key(0)))

@@ -41,6 +41,7 @@ def train_row(
             **fitted.probe,
             "steps": steps,
             "train_images": len(subset.index),
+            **_selection(trainer, method, subset),
             "generated_share": float(generated.mean()),
             "attack_seconds": attack,
             "score_seconds": selection_costs.get("score_seconds", 0.0),
@@ -53,6 +54,20 @@ def train_row(
         }
 
     return results.row(name, seed, compute)
+
+
+def _selection(trainer: Trainer, method: Method, subset: Subset) -> Row:
+    """What is selected inside of the step; nothing where all rows are learnt."""
+    spec = method.selection.spec
+    if spec["name"] == "all":
+        return {}
+    return {
+        "selection": "adaptive" if method.selection.adaptive else spec["name"],
+        "keep": spec["keep"],
+        "relative_cost": method.relative_cost,
+        "steps_per_epoch": len(subset.index)
+        // trainer.setup.config["train"]["batch_size"],
+    }
 
 
 def stage_name(method: Method, kind: str, seed: int) -> str:

@@ -4,6 +4,7 @@ is written."""
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,15 +13,32 @@ from jax.sharding import Mesh
 
 from jaxrobust import data, losses, optim, registry, sharding
 from jaxrobust.attacks import ATTACKS
+from jaxrobust.attacks.pgd import pgd_split
 from jaxrobust.augment import Augment, make_augment
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.evaluators import AccuracyPass
 from jaxrobust.models import MODELS
 from jaxrobust.objectives import OBJECTIVES, Objective
+from jaxrobust.selection import in_batch
+from jaxrobust.selection.in_batch import Select
 from jaxrobust.threat import ThreatModel, make_threat
 from jaxrobust.types import Attack
 
 Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Selection inside of a step: one function for each share of rows. Several shares
+    adapt to accuracy; `spec` is that of the configuration."""
+
+    spec: Config
+    selects: dict[float, Select]
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the share changes while training."""
+        return len(self.selects) > 1
 
 
 @dataclass(frozen=True)
@@ -33,13 +51,25 @@ class Method:
     attack_bn: str
     awp_gamma: float
     awp_start_percent: float
-    gradients: float
-    """Cost of a step in forward passes: 3 for the update, 2 for an attack gradient."""
+    attack_steps: float
+    """Gradients of the attack: 1 in FGSM-RS and N-FGSM."""
+    selection: Selection
+
+    @property
+    def gradients(self) -> float:
+        """Cost of a step in forward passes: 3 for the update, 2 for an attack
+        gradient, less what selection saves."""
+        return in_batch.passes(self.selection.spec, self.attack_steps)
+
+    @property
+    def relative_cost(self) -> float:
+        """The same as a share of learning from all rows."""
+        return self.gradients / (2 * self.attack_steps + 3)
 
     @property
     def single_step(self) -> bool:
-        """Whether the attack takes one gradient, as in FGSM-RS and N-FGSM."""
-        return self.gradients == 5.0
+        """Whether the attack takes one gradient."""
+        return self.attack_steps == 1
 
 
 @dataclass(frozen=True)
@@ -168,7 +198,10 @@ def build_method(name: str, spec: Config, threat: ThreatModel) -> Method:
             name=name,
             objective=objective,
             attack=attack,
-            gradients=3.0 + 2.0 * _attack_gradients(attack_spec),
+            attack_steps=_attack_gradients(attack_spec),
+            selection=build_selection(
+                spec.pop("select"), attack_spec, objective, threat
+            ),
             **spec,
         )
     except (KeyError, TypeError) as error:
@@ -176,6 +209,35 @@ def build_method(name: str, spec: Config, threat: ThreatModel) -> Method:
     if method.attack_bn not in ("batch", "running"):
         raise unknown_name("attack_bn", method.attack_bn, ("batch", "running"))
     return method
+
+
+def build_selection(
+    spec: Config, attack_spec: Config, objective: Objective, threat: ThreatModel
+) -> Selection:
+    """The selector `spec` names, once for each of its `sizes` where it has some."""
+    given = dict(spec)
+    sizes = given.pop("sizes", ())
+    if given["name"] == "union" and objective.inner is not losses.cross_entropy:
+        raise UserError(
+            "the selector union mixes clean and attacked images, each with its label: "
+            "it needs the objective pgd_at"
+        )
+    if sizes and given["name"] != "union":
+        raise UserError(
+            "only the selector union has sizes: it alone adapts to accuracy"
+        )
+    split = None
+    if attack_spec["name"] == "pgd" and not (
+        attack_spec["keep_best"] or attack_spec["num_restarts"] > 1
+    ):
+        parts = {k: attack_spec[k] for k in ("step_size", "num_steps", "start")}
+        split = partial(pgd_split, threat, objective.inner, *parts.values())
+    make = lambda spec: registry.build(
+        "selector", in_batch.SELECTORS, spec, threat=threat, split=split
+    )
+    if not sizes:
+        return Selection(spec, {spec.get("keep", 1.0): make(given)})
+    return Selection(spec, {size: make({**given, "keep": size}) for size in sizes})
 
 
 def _check_start(name: str, objective: Objective, attack: Config) -> None:

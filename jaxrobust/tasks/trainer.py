@@ -15,11 +15,12 @@ from jax import Array
 from jaxrobust import optim, rng, sharding
 from jaxrobust.loader import Feed, Pool, to_unit
 from jaxrobust.progress import Progress
+from jaxrobust.selection import adaptive
 from jaxrobust.state import bind, create_state, eval_variables, init_variables
 from jaxrobust.tasks.fit import Fitted, Stage, fit
 from jaxrobust.tasks.probe import make_probe, warn_if_overfitted
 from jaxrobust.tasks.setup import Method, Setup, build_augment
-from jaxrobust.train_step import Program, StepOptions, make_train_step
+from jaxrobust.train_step import Program, SizedProgram, StepOptions, make_train_step
 from jaxrobust.types import Batch, LogitsFn, Subset, TrainState
 from jaxrobust.workdir import Workdir
 
@@ -73,11 +74,12 @@ class Trainer:
     ) -> Fitted:
         """Train `method` from scratch on `subset`; continues the stage where it
         stood."""
-        program, tx = self._program(method, num_steps)
+        epoch = max(len(subset.index) // self.setup.config["train"]["batch_size"], 1)
+        program, tx = self._program(method, num_steps, epoch)
         return fit(
             self.stage(name, method, num_steps),
             program,
-            self.fresh_state(tx, seed),
+            self.fresh_state(tx, seed, method),
             sharding.replicate_key(rng.purpose_key(seed, "train"), self.setup.mesh),
             self.feed,
             subset,
@@ -93,13 +95,17 @@ class Trainer:
             warn_if_overfitted(found)
         return found
 
-    def fresh_state(self, tx: optax.GradientTransformation, seed: int) -> TrainState:
+    def fresh_state(
+        self, tx: optax.GradientTransformation, seed: int, method: Method
+    ) -> TrainState:
         """The initial state of `seed`, laid out over the mesh."""
         setup = self.setup
         key = sharding.replicate_key(rng.purpose_key(seed, "init"), setup.mesh)
         variables = self._init(key)
         with_ema = setup.config["train"]["ema_decay"] > 0
-        return sharding.replicate(create_state(variables, tx, with_ema), setup.mesh)
+        memory = adaptive.init() if method.selection.adaptive else None
+        state = create_state(variables, tx, with_ema, memory)
+        return sharding.replicate(state, setup.mesh)
 
     def logits_fn(self, state: TrainState) -> LogitsFn:
         """The trained network as evaluators see it: frozen, averaged where averages
@@ -152,10 +158,11 @@ class Trainer:
             self._attacks[method.name] = run
         return self._attacks[method.name]
 
-    def _program(self, method: Method, num_steps: int):
+    def _program(self, method: Method, num_steps: int, epoch_steps: int):
         """The compiled step of `method` over a schedule of `num_steps`, and its
         optimiser."""
-        key = (method.name, num_steps)
+        selection = method.selection
+        key = (method.name, num_steps, epoch_steps * selection.adaptive)
         if key not in self._programs:
             setup, train = self.setup, self.setup.config["train"]
             tx = optim.make_optimiser(setup.config["optim"], num_steps)
@@ -167,11 +174,20 @@ class Trainer:
                 ema_decay=train["ema_decay"],
                 awp_gamma=method.awp_gamma,
                 awp_start_step=round(num_steps * method.awp_start_percent / 100),
+                adaptive_epoch_steps=epoch_steps * selection.adaptive,
             )
-            step = make_train_step(
-                setup.model, tx, method.objective, method.attack, augment, options
-            )
-            self._programs[key] = Program(step, setup.mesh), tx
+            steps = {
+                size: make_train_step(
+                    setup.model, tx, method.objective, method.attack, select, augment,
+                    options,
+                )
+                for size, select in selection.selects.items()
+            }  # fmt: skip
+            if selection.adaptive:
+                self._programs[key] = SizedProgram(steps, setup.mesh), tx
+            else:
+                (step,) = steps.values()
+                self._programs[key] = Program(step, setup.mesh), tx
         return self._programs[key]
 
 

@@ -12,6 +12,7 @@ from jaxrobust.attacks.pgd import pgd
 from jaxrobust.augment import make_augment
 from jaxrobust.models import MODELS
 from jaxrobust.objectives.pgd_at import pgd_at
+from jaxrobust.selection.in_batch import all_rows
 from jaxrobust.state import create_state, init_variables
 from jaxrobust.threat import make_threat
 from jaxrobust.train_step import Program, StepOptions, make_train_step
@@ -38,7 +39,9 @@ def make_step(model, num_steps: int = NUM_STEPS):
         keep_best=False,
     )
     tx = optim.sgd(lambda _: LEARNING_RATE, MOMENTUM, True, WEIGHT_DECAY, True, 0.0)
-    return make_train_step(model, tx, pgd_at("adv"), attack, *plain_options()), tx
+    return make_train_step(
+        model, tx, pgd_at("adv"), attack, all_rows(), *plain_options()
+    ), tx
 
 
 def plain_options():

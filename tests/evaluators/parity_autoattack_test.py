@@ -142,7 +142,7 @@ def test_the_networks_agree():
 def test_apgd_is_as_strong(norm):
     theirs, ours = apgd_runs(norm)
     print(f"\n{norm}: robust theirs {theirs.sum(1)}, ours {ours.sum(1)}")
-    assert abs(theirs.sum(1).mean() - ours.sum(1).mean()) <= 1
+    assert abs(theirs.sum(1).mean() - ours.sum(1).mean()) <= 1.5
     # No image that all seeds of one side hold falls to all seeds of the other.
     assert not (theirs.all(0) & ~ours.any(0)).any()
     assert not (ours.all(0) & ~theirs.any(0)).any()

@@ -12,6 +12,7 @@ from jaxrobust.attacks import ATTACKS
 from jaxrobust.augment import make_augment
 from jaxrobust.models import MODELS
 from jaxrobust.objectives import OBJECTIVES
+from jaxrobust.selection.in_batch import all_rows
 from jaxrobust.state import create_state
 from jaxrobust.threat import make_threat
 from jaxrobust.train_step import StepOptions, make_train_step
@@ -64,7 +65,7 @@ def golden(name: str) -> dict[str, float]:
     attack = registry.build("attack", ATTACKS, PGD, threat=threat, loss=objective.inner)
     options = StepOptions("batch", 0.99, 0.0, 0)
     augment = make_augment(**AUGMENT)
-    step = make_train_step(model, tx, objective, attack, augment, options)
+    step = make_train_step(model, tx, objective, attack, all_rows(), augment, options)
     state = create_state(variables_of(model), tx, with_ema=True)
     state, seen = jax.jit(step)(state, make_batch(8), jax.random.key(0))
     numbers = {key: float(value) for key, value in seen.items()}

@@ -12,6 +12,7 @@ from jaxrobust import losses
 from jaxrobust.attacks.gradient import image_gradient
 from jaxrobust.models import MODELS
 from jaxrobust.objectives.pgd_at import pgd_at
+from jaxrobust.selection.in_batch import all_rows
 from jaxrobust.state import create_state, init_variables
 from jaxrobust.train_step import make_train_step
 from jaxrobust.types import Batch
@@ -92,7 +93,12 @@ def test_scan_over_steps_is_not_slower_than_unrolled_steps():
         step, tx = step_jax.make_step(small_model(conv), STEPS)
         if attack is not None:
             step = make_train_step(
-                small_model(conv), tx, pgd_at("adv"), attack, *step_jax.plain_options()
+                small_model(conv),
+                tx,
+                pgd_at("adv"),
+                attack,
+                all_rows(),
+                *step_jax.plain_options(),
             )
         variables = jax.jit(partial(init_variables, small_model(conv), SHAPE[1:]))(key)
         state = create_state(variables, tx, with_ema=False)

@@ -16,6 +16,8 @@ from jaxrobust.report.sections.provenance import configuration, provenance, run_
 from jaxrobust.report.sections.results import results
 from jaxrobust.report.sections.robustness import radius_curves
 from jaxrobust.report.sections.scores import score_scatter
+from jaxrobust.report.sections.selection_curves import selection_curves
+from jaxrobust.report.sections.selection_sweep import selection_sweep
 from jaxrobust.report.sections.timing import time_split
 from jaxrobust.report.sections.worst_case import worst_case
 
@@ -28,7 +30,9 @@ SECTIONS: tuple[Callable[[Run], Section | None], ...] = (
     class_accuracies,
     fooled_examples,
     accuracy_dots,
+    selection_sweep,
     training_curves,
+    selection_curves,
     score_scatter,
     image_grids,
     generated_images,

@@ -12,6 +12,7 @@ from jaxrobust.report.page import Picture, Pictures, Section, slug
 from jaxrobust.report.run import Curve, Run, split_stage
 
 _NOT_DRAWN = {"step", "epoch", "round", "seed", "lr", "images_per_second"}
+_NOT_DRAWN |= {"keep", "p_up", "chosen_clean", "chosen_adv", "chosen_minimum"}
 _MOST_PLOTS = 9
 
 Lines = list[tuple[str, list[int], list[float]]]  # kind of stage, steps, values

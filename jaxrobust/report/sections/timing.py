@@ -1,9 +1,12 @@
 """Where the time went: attack, score, select, train."""
 
+from statistics import stdev
+
 from matplotlib.patches import Patch
 
 from jaxrobust.report import style
-from jaxrobust.report.numbers import is_number, label
+from jaxrobust.report.in_batch import reference_row
+from jaxrobust.report.numbers import is_number, label, percent
 from jaxrobust.report.page import Cell, Picture, Pictures, Section, Table
 from jaxrobust.report.run import Row, Run
 
@@ -15,6 +18,9 @@ _PARTS = {
 }
 
 
+_MEASURED, _COUNTED = "Relative (%)", "Arithmetic (%)"
+
+
 def time_split(run: Run) -> Section | None:
     """Stacked bars of seconds and of shares for each row, and the same as a table."""
     rows = [row for row in run.rows if any(is_number(row.get(key)) for key in _PARTS)]
@@ -23,7 +29,7 @@ def time_split(run: Run) -> Section | None:
     parts = [key for key in _PARTS if any(is_number(row.get(key)) for row in rows)]
     caption = "Mean over the seeds; only the parts that the run measured."
     bars = Pictures((_bars(rows, parts, False), _bars(rows, parts, True)), caption)
-    return Section("Time", (bars, _table(rows, parts)))
+    return Section("Time", (bars, _table(run, rows, parts)))
 
 
 def _bars(rows: list[Row], parts: list[str], shares: bool) -> Picture:
@@ -60,13 +66,15 @@ def _bars(rows: list[Row], parts: list[str], shares: bool) -> Picture:
     return Picture("time-share" if shares else "time-seconds", figure, alt)
 
 
-def _table(rows: list[Row], parts: list[str]) -> Table:
+def _table(run: Run, rows: list[Row], parts: list[str]) -> Table:
     seen = dict.fromkeys(key for row in rows for key in row if key not in _PARTS)
     others = [
         key
         for key in seen
         if key.endswith("_seconds") and any(_seconds(row, key) for row in rows)
     ]
+    reference = reference_row(rows)
+    compared = _compared(run, rows, parts, reference) if reference else {}
     titles = [f"{label(key.removesuffix('_seconds'))} (s)" for key in others]
     names = (*(f"{_PARTS[part][0]} (s)" for part in parts), "Sum (s)", *titles)
     body = tuple(
@@ -75,11 +83,57 @@ def _table(rows: list[Row], parts: list[str]) -> Table:
             *(Cell(f"{_seconds(row, part):,.1f}") for part in parts),
             Cell(f"{_sum(row, parts):,.1f}"),
             *(Cell(f"{_seconds(row, key):,.1f}") for key in others),
+            *(column[i] for column in compared.values()),
         )
-        for row in rows
+        for i, row in enumerate(rows)
     )
-    note = "Columns after the sum are not part of it." if others else ""
-    return Table(("Objective / data", *names), body, note=note)
+    notes = ["Columns of seconds after the sum are not part of it."] if others else []
+    if others and not compared:
+        notes = ["Columns after the sum are not part of it."]
+    if reference and compared:
+        notes.append(_compared_note(reference, compared))
+    return Table(("Objective / data", *names, *compared), body, note=" ".join(notes))
+
+
+def _compared(
+    run: Run, rows: list[Row], parts: list[str], reference: Row
+) -> dict[str, list[Cell]]:
+    """{title: cells}: the sum as a share of the reference's, measured and counted."""
+    found = {_MEASURED: [_measured(run, row, parts, reference) for row in rows]}
+    if any(is_number(row.get("relative_cost")) for row in rows):
+        found[_COUNTED] = [_counted(row, row is reference) for row in rows]
+    return found if _sum(reference, parts) > 0 else {}
+
+
+def _measured(run: Run, row: Row, parts: list[str], reference: Row) -> Cell:
+    """Of the means over seeds; its spread is that of the seeds' own shares."""
+    text = percent(_sum(row, parts) / _sum(reference, parts))
+    whole = _by_seed(run, reference, parts)
+    seeds = _by_seed(run, row, parts)
+    shares = [seconds / whole[s] for s, seconds in seeds.items() if whole.get(s)]
+    if row is reference or len(shares) < 2:
+        return Cell(text)
+    return Cell(text, percent(stdev(shares)))
+
+
+def _by_seed(run: Run, row: Row, parts: list[str]) -> dict[object, float]:
+    runs = run.runs_by_name.get(str(row.get("name", "")), [])
+    return {one.get("seed"): _sum(one, parts) for one in runs}
+
+
+def _counted(row: Row, is_reference: bool) -> Cell:
+    cost = row.get("relative_cost", 1.0 if is_reference else None)
+    return Cell(percent(cost) if is_number(cost) else "–")
+
+
+def _compared_note(reference: Row, compared: dict[str, list[Cell]]) -> str:
+    note = (
+        f"{_MEASURED}: the sum as a share of that of {reference.get('name', '')}, "
+        "which learns from every image."
+    )
+    if _COUNTED in compared:
+        note += f" {_COUNTED}: the same counted in passes through the network."
+    return note
 
 
 def _seconds(row: Row, part: str) -> float:
