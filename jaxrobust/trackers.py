@@ -21,8 +21,8 @@ class Tracker(NamedTuple):
     `init(size)` is the state of `size` images never seen. `update(state, index, logits,
     label)` adds index i32[B] (no position twice in one call; `size` and above are
     ignored, which is how a batch is padded), logits f32[B,K], label i32[B].
-    `score(state)` is f32[size], finite. `larger` says what a large one means, "hard"
-    or "easy". One call or many make an epoch, in any order.
+    `score(state)` is f32[size], finite where the logits were. `larger` says what a
+    large one means, "hard" or "easy". One call or many make an epoch, in any order.
     """
 
     init: Callable[[int], State]

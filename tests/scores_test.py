@@ -2,12 +2,14 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrobust import registry, scores
+from jaxrobust import losses, registry, scores
 from jaxrobust.errors import UserError
+from tests.helpers import linear_logits, random_images, random_weight
 
 DRAW = np.random.default_rng(0)
 LOGITS = (4 * DRAW.normal(size=(64, 4))).astype(np.float32)
@@ -18,12 +20,17 @@ SPECS = {
     "clean_error": {},
     "el2n": {},
     "error": {},
+    "input_gradient": {"on": "clean"},
     "margin": {},
     "robust_risk": {"output": "softmax", "combine": "sum"},
     "w_bdy": {"output": "softmax"},
     "w_nat": {"output": "softmax"},
 }
-EVERY = pytest.mark.parametrize("name", sorted(scores.SCORES))
+NETWORK = {"input_gradient"}
+EVERY = pytest.mark.parametrize("name", sorted(set(scores.SCORES) - NETWORK))
+
+
+SIDED = {"el2n": "clean", "error": "adversarial", "margin": "adversarial"}
 
 
 def build(name, **options):
@@ -51,6 +58,8 @@ def softmax(z):
 
 def test_every_score_is_known_to_these_tests():
     assert set(SPECS) == set(scores.SCORES)
+    kinds = {name for name in SPECS if isinstance(build(name), scores.NetworkScore)}
+    assert kinds == NETWORK
 
 
 def test_w_nat_by_hand():
@@ -127,6 +136,78 @@ def test_el2n_is_the_length_of_the_error_vector():
     np.testing.assert_allclose(build("el2n")(SEEN), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name,usual", sorted(SIDED.items()))
+def test_a_score_is_of_the_clean_or_the_attacked_image(name, usual):
+    swapped = scores.Prediction(SEEN.adv_logits, SEEN.logits, SEEN.label)
+    clean, attacked = (build(name, on=on)(SEEN) for on in scores.INPUTS)
+    assert not np.allclose(clean, attacked)
+    np.testing.assert_array_equal(build(name, on="clean")(swapped), attacked)
+    np.testing.assert_array_equal(build(name, on="adversarial")(swapped), clean)
+    usual_one = {"clean": clean, "adversarial": attacked}[usual]
+    np.testing.assert_array_equal(build(name)(SEEN), usual_one)
+
+
+@pytest.mark.parametrize("on,logits", (("clean", [1.0, 3.0]), ("adversarial", [2, 0])))
+def test_sided_scores_by_hand(on, logits):
+    seen = prediction(jnp.array([[1.0, 3.0]]), jnp.array([[2.0, 0.0]]), 0)
+    gap = logits[1] - logits[0]
+    miss = sigmoid(gap)  # the probability of the other class
+    by_hand = {
+        "margin": gap,
+        "error": math.log1p(math.exp(gap)),
+        "el2n": math.sqrt(2) * miss,
+    }
+    for name, expected in by_hand.items():
+        np.testing.assert_allclose(build(name, on=on)(seen), [expected], rtol=1e-5)
+
+
+@pytest.mark.parametrize("on", scores.INPUTS)
+def test_input_gradient_of_a_linear_network_by_hand(on):
+    # d CE / dx = W (softmax(z) - onehot(y)), at the image that is looked at.
+    weight, label = random_weight(), np.array([0, 1, 2, 1], np.int32)
+    shown = {"clean": random_images(4), "adversarial": random_images(4, seed=1)}
+    attacked = scores.Attacked(*(jnp.asarray(x) for x in (*shown.values(), label)))
+    found = build("input_gradient", on=on).of(linear_logits(weight), attacked)
+    delta = softmax(shown[on].reshape(4, -1) @ weight) - np.eye(3)[label]
+    expected = np.linalg.norm(delta @ weight.T, axis=1)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    part = scores.Attacked(*(x[1:2] for x in attacked))
+    alone = build("input_gradient", on=on).of(linear_logits(weight), part)
+    np.testing.assert_allclose(alone, found[1:2], rtol=1e-5)
+
+
+def test_input_gradient_is_larger_where_the_network_is_wrong():
+    # Logits (s, -s) with s the sum of pixels: the slope is 2 sqrt(n) p(other class).
+    image = jnp.full((2, 4, 4, 1), 0.1)
+    weight = jnp.tile(jnp.array([[1.0, -1.0]]), (16, 1))
+    attacked = scores.Attacked(image, image, jnp.array([0, 1]))
+    right, wrong = build("input_gradient").of(linear_logits(weight), attacked)
+    np.testing.assert_allclose(right, 8 * sigmoid(-3.2), rtol=1e-5)
+    assert wrong > 10 * right
+
+
+def test_grand_is_the_norm_of_the_last_layers_gradient():
+    embedding = DRAW.normal(size=(64, 7)).astype(np.float32)
+    kernel = DRAW.normal(size=(7, 4)).astype(np.float32)
+    bias = DRAW.normal(size=4).astype(np.float32)
+
+    def loss(layer, row, label):
+        logits = row @ layer[0] + layer[1]
+        return losses.cross_entropy(logits[None], label[None])[0]
+
+    slopes = jax.vmap(jax.grad(loss), (None, 0, 0))((kernel, bias), embedding, LABEL)
+    squares = [np.sum(np.square(g), axis=tuple(range(1, g.ndim))) for g in slopes]
+    delta = scores.error_vector(jnp.asarray(embedding @ kernel + bias), SEEN.label)
+    found = scores.grand(delta, jnp.asarray(embedding))
+    np.testing.assert_allclose(found, np.sqrt(sum(squares)), rtol=1e-4)
+    nothing = jnp.zeros_like(embedding)
+    np.testing.assert_allclose(
+        scores.grand(scores.error_vector(SEEN.logits, SEEN.label), nothing),
+        build("el2n")(SEEN),
+        rtol=1e-6,
+    )
+
+
 @EVERY
 def test_every_score_is_by_example_and_finite(name):
     found = build(name)(SEEN)
@@ -154,6 +235,10 @@ def test_larger_means_harder(name):
         ("w_nat", {"output": "probs"}, "choose from logits, softmax"),
         ("robust_risk", {"output": "probs"}, "choose from logits, softmax"),
         ("robust_risk", {"combine": "mean"}, "choose from bdy, nat, product, sum"),
+        ("margin", {"on": "attacked"}, "choose from adversarial, clean"),
+        ("error", {"on": "attacked"}, "choose from adversarial, clean"),
+        ("el2n", {"on": "attacked"}, "choose from adversarial, clean"),
+        ("input_gradient", {"on": "attacked"}, "choose from adversarial, clean"),
     ),
 )
 def test_an_unknown_choice_lists_the_known_ones(name, option, message):

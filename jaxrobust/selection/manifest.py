@@ -16,6 +16,9 @@ from jaxrobust.types import Subset
 COLUMNS = {"index": "iu", "weight": "f", "score": "f", "kept": "b"}
 """What every manifest has, and the kind of its numbers in NumPy's letters."""
 
+_UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, KeyError)
+_UNREADABLE += (zipfile.BadZipFile, zlib.error)
+
 
 class Manifest(NamedTuple):
     """A ranking of candidates and what became of it.
@@ -62,9 +65,7 @@ def load_manifest(
     """
     path = Path(path)
     stem = path.with_suffix("") if path.suffix in (".npz", ".json") else path
-    arrays, facts_file = (
-        stem.with_name(stem.name + end) for end in (".npz", ".json")
-    )
+    arrays, facts_file = (stem.with_name(stem.name + end) for end in (".npz", ".json"))
     for file in (arrays, facts_file):
         if not file.is_file():
             raise UserError(
@@ -84,8 +85,8 @@ def _read_columns(path: Path) -> dict[str, np.ndarray]:
         with zipfile.ZipFile(path):  # np.load would take other kinds of file as well
             pass
         with np.load(path, allow_pickle=False) as stored:
-            return dict(stored)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            return {name: np.asarray(stored[name]) for name in stored}
+    except _UNREADABLE as error:
         raise UserError(
             f"{path.name} cannot be read ({type(error).__name__}): it is cut off or "
             "was changed, copy it again"
@@ -124,8 +125,8 @@ def _check_data(name: str, manifest: Manifest, parts: list[ImageSet]) -> None:
     stated = manifest.facts.get("data_sha256")
     if not isinstance(stated, list) or not stated:
         raise UserError(
-            f"{name} does not say which data it is of (no data_sha256): load it "
-            "without an image set, and compare by eye"
+            f"{name} does not say which data it is of: state data_sha256, a list with "
+            "the fingerprint of each image set, or load it without image sets"
         )
     if len(stated) != len(parts):
         raise UserError(
@@ -146,4 +147,6 @@ def _check_data(name: str, manifest: Manifest, parts: list[ImageSet]) -> None:
         raise UserError(f"{name}: index {index[-1]} is outside its {size} images")
     stored = manifest.columns.get("label")
     if stored is not None and not np.array_equal(stored, label[index]):
-        raise UserError(f"{name}: its labels are not those of its images: write it anew")
+        raise UserError(
+            f"{name}: its labels are not those of its images: write it anew"
+        )

@@ -27,9 +27,9 @@ def make_model(name: str, conv: str = "auto"):
     return MODELS[name](num_classes=10, **STATISTICS, conv=conv)
 
 
-def make_step(model, num_steps: int = NUM_STEPS):
-    """(step, optimiser) of PGD adversarial training without augmentation."""
-    attack = pgd(
+def make_attack(num_steps: int = NUM_STEPS):
+    """PGD as training uses it."""
+    return pgd(
         make_threat("linf", EPS),
         losses.cross_entropy,
         STEP_SIZE,
@@ -38,6 +38,11 @@ def make_step(model, num_steps: int = NUM_STEPS):
         num_restarts=1,
         keep_best=False,
     )
+
+
+def make_step(model, num_steps: int = NUM_STEPS):
+    """(step, optimiser) of PGD adversarial training without augmentation."""
+    attack = make_attack(num_steps)
     tx = optim.sgd(lambda _: LEARNING_RATE, MOMENTUM, True, WEIGHT_DECAY, True, 0.0)
     return make_train_step(
         model, tx, pgd_at("adv"), attack, all_rows(), *plain_options()

@@ -15,7 +15,11 @@ from tests.helpers import TinyNet, image_keys, variables_of
 NET = TinyNet()
 THREAT = make_threat("linf", 0.1)
 ATTACK = ATTACKS["fgsm_rs"](THREAT, losses.cross_entropy, 1.25)
-SCORES = {"nat": scores.w_nat("softmax"), "margin": scores.margin()}
+SCORES = {
+    "nat": scores.w_nat("softmax"),
+    "margin": scores.margin(),
+    "slope": scores.input_gradient("adversarial"),
+}
 KEY = jax.random.key(7)
 LOGITS_FN = bind(NET, variables_of(NET), "running")
 
@@ -42,7 +46,12 @@ def test_scores_are_those_of_each_image_under_its_own_key(score, images):
     def by_hand(keys):
         x_adv = ATTACK(keys, LOGITS_FN, image, images.label)
         seen = scores.Prediction(LOGITS_FN(image), LOGITS_FN(x_adv), images.label)
-        return {name: score(seen) for name, score in SCORES.items()}
+        attacked = scores.Attacked(image, x_adv, images.label)
+        return {
+            "nat": SCORES["nat"](seen),
+            "margin": SCORES["margin"](seen),
+            "slope": SCORES["slope"].of(LOGITS_FN, attacked),
+        }
 
     expected = by_hand(image_keys(np.arange(40)))
     for name in SCORES:

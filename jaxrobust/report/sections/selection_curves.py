@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from jaxrobust.report import style
 from jaxrobust.report.in_batch import (
@@ -47,7 +49,9 @@ def selection_curves(run: Run) -> Section | None:
     """
     methods = _methods(run)
     adaptive = _groups([m for m in methods if m.has("p_up")])
-    counted = _groups([m for m in methods if any(m.has(k) for k, _ in _COUNTS.values())])
+    counted = _groups(
+        [m for m in methods if any(m.has(k) for k, _ in _COUNTS.values())]
+    )
     minimal = _groups([m for m in methods if m.has("chosen_minimum")])
     top = _largest_count(methods)
     kinds: tuple[tuple[list[list[_Method]], Callable], ...] = (
@@ -68,7 +72,7 @@ def selection_curves(run: Run) -> Section | None:
         for picture in draw(i, group)
     ]
     if rest:
-        blocks.append(Fold("The other methods", (Pictures(tuple(rest), ""),)))
+        blocks.append(Fold("The other methods", (Pictures(tuple(rest), "As above."),)))
     return Section("What was selected", tuple(blocks))
 
 
@@ -105,7 +109,7 @@ def _largest_count(methods: list[_Method]) -> float:
 
 def _shares(number: int, group: list[_Method]) -> Picture:
     title = "P_up of equation 9"
-    axes = _panel(title, {m.name: m.look for m in group})
+    figure, axes = _panel(title, {m.name: m.look for m in group})
     for method in group:
         if method.has("keep"):
             many = [series(curve, "keep") for curve in method.curves]
@@ -116,38 +120,42 @@ def _shares(number: int, group: list[_Method]) -> Picture:
         _draw(axes, method, "p_up", *method.look)
     axes.set_ylim(0, 1.03)
     style.name_axes(axes, x="epoch", y="share of the images")
-    return Picture(f"selection-share-{number}", _figure(axes), f"{title}, by epoch")
+    return Picture(f"selection-share-{number}", figure, f"{title}, by epoch")
 
 
 def _minimal(number: int, group: list[_Method]) -> Picture:
     title = "Near-minimal adversarial images selected"
-    axes = _panel(title, {m.name: m.look for m in group})
+    figure, axes = _panel(title, {m.name: m.look for m in group})
     for method in group:
         _draw(axes, method, "chosen_minimum", *method.look)
     axes.set_ylim(bottom=0)
     style.name_axes(axes, x="epoch", y="images a step")
-    return Picture(f"selection-minimum-{number}", _figure(axes), f"{title}, by epoch")
+    return Picture(f"selection-minimum-{number}", figure, f"{title}, by epoch")
 
 
 def _counts(method: _Method, top: float) -> Picture:
     kinds = {name: pair for name, pair in _COUNTS.items() if method.has(pair[0])}
     title = style.shorten(f"Images selected, {method.name}", 52)
-    axes = _panel(title, {name: (color, "-") for name, (_, color) in kinds.items()})
+    figure, axes = _panel(
+        title, {name: (color, "-") for name, (_, color) in kinds.items()}
+    )
     for key, color in kinds.values():
         _draw(axes, method, key, color, "-")
     axes.set_ylim(0, 1.04 * max(top, 1))
     style.name_axes(axes, x="epoch", y="images a step")
     alt = f"Clean and adversarial images that {method.name} selected, by epoch"
-    return Picture(f"selection-counts-{method.number}", _figure(axes), alt)
+    return Picture(f"selection-counts-{method.number}", figure, alt)
 
 
-def _panel(title: str, looks: dict) -> Axes:
+def _panel(title: str, looks: dict) -> tuple[Figure, Axes]:
     figure = style.canvas(style.HALF, _HEIGHT)
     room = style.foot_key(figure, looks)
     axes = style.panel(figure, title, left=50, bottom=42 + room)
     style.rule(axes, "y")
     axes.margins(x=0.02)
-    return axes
+    ticks = MaxNLocator(nbins=8, steps=[1, 2, 5, 10], integer=True)
+    axes.xaxis.set_major_locator(ticks)
+    return figure, axes
 
 
 def _draw(axes: Axes, method: _Method, key: str, color: str, dash) -> None:
@@ -166,10 +174,6 @@ def _draw(axes: Axes, method: _Method, key: str, color: str, dash) -> None:
             alpha=alpha,
             marker="o" if len(points) == 1 else None,
         )
-
-
-def _figure(axes: Axes):
-    return axes.get_figure(root=True)
 
 
 def _caption(adaptive: bool, counted: bool, minimal: bool, several: bool) -> str:

@@ -1,7 +1,7 @@
 """What learning from fewer images costs: accuracy against the share selected."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 from os.path import commonprefix
 
@@ -21,12 +21,17 @@ _PLAIN_COLORS = (style.GRAY, style.PINK, style.SKY)
 
 @dataclass(frozen=True)
 class _Line:
-    """A sweep of several rows, or one row that learns from everything."""
+    """A sweep of several rows, or one row that learns from the `whole` batch."""
 
     name: str
     rows: list[Row]
     color: str
-    dash: object
+    whole: bool
+
+    @property
+    def look(self) -> tuple:
+        """Colour and dash."""
+        return self.color, style.DASHES[self.whole]
 
 
 def selection_sweep(run: Run) -> Section | None:
@@ -43,18 +48,20 @@ def selection_sweep(run: Run) -> Section | None:
     if not keys:
         return None
     lines = [
-        _Line(name, rows, color, "-")
+        _Line(name, rows, color, False)
         for (name, rows), color in zip(found.items(), cycle(_SWEEP_COLORS))
     ]
     whole = [row for row in run.rows if learns_all(row)]
     lines += [
-        _Line(str(row.get("name", "")), [row], color, style.DASHES[1])
+        _Line(str(row.get("name", "")), [row], color, True)
         for row, color in zip(whole, cycle(_PLAIN_COLORS))
     ]
-    drawn = {key: on_scale(lines, len(found), key) for key in keys}
-    pictures = tuple(_plot(key, drawn[key], len(found)) for key in keys)
+    drawn = {key: _on_scale(lines, key) for key in keys}
+    pictures = tuple(_plot(key, drawn[key]) for key in keys)
     caption = _caption(lines, drawn)
-    return Section("Accuracy against the share selected", (Pictures(pictures, caption),))
+    return Section(
+        "Accuracy against the share selected", (Pictures(pictures, caption),)
+    )
 
 
 def sweeps(run: Run) -> dict[str, list[Row]]:
@@ -78,21 +85,17 @@ def sweeps(run: Run) -> dict[str, list[Row]]:
     }
 
 
-def on_scale(lines: list[_Line], count: int, key: str) -> list[_Line]:
-    """The first `count` lines, which are sweeps, and what is near enough to them."""
-    lines = [_measured(line, key) for line in lines]
-    values = [row[key] for line in lines[:count] for row in line.rows]
+def _on_scale(lines: list[_Line], key: str) -> list[_Line]:
+    """The sweeps, and the lines of `key` that are near enough to share their plot."""
+    lines = [
+        replace(line, rows=[row for row in line.rows if is_number(row.get(key))])
+        for line in lines
+    ]
+    values = [row[key] for x in lines if not x.whole for row in x.rows]
     low, high = min(values), max(values)
     room = _ROOM * max(high - low, 0.02)
-    near = lambda line: all(
-        low - room <= row[key] <= high + room for row in line.rows
-    )
-    return lines[:count] + [x for x in lines[count:] if x.rows and near(x)]
-
-
-def _measured(line: _Line, key: str) -> _Line:
-    rows = [row for row in line.rows if is_number(row.get(key))]
-    return _Line(line.name, rows, line.color, line.dash)
+    near = lambda row: low - room <= row[key] <= high + room
+    return [x for x in lines if x.rows and (not x.whole or near(x.rows[0]))]
 
 
 def _rest_of(run: Run, row: Row) -> str:
@@ -111,24 +114,28 @@ def _stem(rows: list[Row]) -> str:
     return commonprefix(names).rstrip("0123456789._-, ") or names[0]
 
 
-def _plot(key: str, lines: list[_Line], count: int) -> Picture:
+def _plot(key: str, lines: list[_Line]) -> Picture:
     figure = style.canvas(style.HALF, 310)
     title = f"{label(key)} accuracy"
-    room = style.foot_key(figure, {x.name: (x.color, x.dash) for x in lines})
-    axes = style.panel(figure, title, bottom=42 + room)
+    room = style.foot_key(figure, {line.name: line.look for line in lines})
+    axes = style.panel(figure, title, left=56, bottom=42 + room)
     style.rule(axes, "y")
-    for line in lines[count:]:
-        value, spread = _percent(line.rows[0], key)
-        axes.axhline(
-            value, color=line.color, linestyle=line.dash, linewidth=style.px(1.6)
-        )
-        axes.axhspan(value - spread, value + spread, color=line.color, alpha=0.1, lw=0)
-    for line in lines[:count]:
-        _draw_sweep(axes, line, key)
+    for line in lines:
+        if line.whole:
+            _draw_whole(axes, line, key)
+        else:
+            _draw_sweep(axes, line, key)
     axes.set_xlim(0, 1.03)
-    style.name_axes(axes, x="share of the images learnt from, P_up", y="%")
+    style.name_axes(axes, x="share of the images learnt from, P_up", y="accuracy (%)")
     alt = f"{title} against the share of the images selected"
     return Picture(f"selection-sweep-{slug(key)}", figure, alt)
+
+
+def _draw_whole(axes, line: _Line, key: str) -> None:
+    (color, dash), (value, spread) = line.look, _percent(line.rows[0], key)
+    axes.axhline(value, color=color, linestyle=dash, linewidth=style.px(1.6))
+    if spread:
+        axes.axhspan(value - spread, value + spread, color=color, alpha=0.1, lw=0)
 
 
 def _draw_sweep(axes, line: _Line, key: str) -> None:
@@ -148,8 +155,8 @@ def _draw_sweep(axes, line: _Line, key: str) -> None:
 
 def _percent(row: Row, key: str) -> tuple[float, float]:
     spread = row.get(f"{key}_std")
-    shown = is_number(spread) and seed_count(row) > 1
-    return 100 * row[key], 100 * spread if shown else 0.0
+    several = is_number(spread) and seed_count(row) > 1
+    return 100 * row[key], 100 * float(spread or 0) if several else 0.0
 
 
 def _caption(lines: list[_Line], drawn: dict[str, list[_Line]]) -> str:
@@ -158,16 +165,22 @@ def _caption(lines: list[_Line], drawn: dict[str, list[_Line]]) -> str:
         parts.append("Mean over the seeds ± standard deviation.")
     else:
         parts.append("One seed a point: the differences may be noise.")
-    if any(learns_all(x.rows[0]) for found in drawn.values() for x in found):
+    if any(line.whole for found in drawn.values() for line in found):
         parts.append("Dashed: learnt from every image.")
     parts.append("The scale need not begin at 0.")
-    for key, found in drawn.items():
-        names = {line.name for line in found}
-        missing = [
-            f"{line.name} {percent(line.rows[0][key])}%"
-            for line in lines
-            if line.name not in names and is_number(line.rows[0].get(key))
-        ]
-        if missing:
-            parts.append(f"Off the scale of {label(key)}: {', '.join(missing)}.")
+    away = {line.name: _away(line, drawn) for line in lines if line.whole}
+    words = [f"{name} ({found})" for name, found in away.items() if found]
+    if words:
+        parts.append(f"Off the scale: {', '.join(words)}.")
     return " ".join(parts)
+
+
+def _away(line: _Line, drawn: dict[str, list[_Line]]) -> str:
+    """The accuracies of `line` whose plot leaves it out."""
+    keys = [key for key, found in drawn.items() if line.name not in _names(found)]
+    known = [key for key in keys if is_number(line.rows[0].get(key))]
+    return ", ".join(f"{label(k)} {percent(line.rows[0][k])}%" for k in known)
+
+
+def _names(lines: list[_Line]) -> set[str]:
+    return {line.name for line in lines}

@@ -16,8 +16,6 @@ _PARTS = {
     "select_seconds": ("Select", style.GREEN),
     "train_seconds": ("Train", style.BLUE),
 }
-
-
 _MEASURED, _COUNTED = "Relative (%)", "Arithmetic (%)"
 
 
@@ -76,23 +74,26 @@ def _table(run: Run, rows: list[Row], parts: list[str]) -> Table:
     reference = reference_row(rows)
     compared = _compared(run, rows, parts, reference) if reference else {}
     titles = [f"{label(key.removesuffix('_seconds'))} (s)" for key in others]
-    names = (*(f"{_PARTS[part][0]} (s)" for part in parts), "Sum (s)", *titles)
+    names = (
+        *(f"{_PARTS[part][0]} (s)" for part in parts),
+        "Sum (s)",
+        *compared,
+        *titles,
+    )
     body = tuple(
         (
             Cell(str(row.get("name", ""))),
             *(Cell(f"{_seconds(row, part):,.1f}") for part in parts),
             Cell(f"{_sum(row, parts):,.1f}"),
-            *(Cell(f"{_seconds(row, key):,.1f}") for key in others),
             *(column[i] for column in compared.values()),
+            *(Cell(f"{_seconds(row, key):,.1f}") for key in others),
         )
         for i, row in enumerate(rows)
     )
-    notes = ["Columns of seconds after the sum are not part of it."] if others else []
-    if others and not compared:
-        notes = ["Columns after the sum are not part of it."]
+    notes = ["Columns after the sum are not part of it."] if others else []
     if reference and compared:
         notes.append(_compared_note(reference, compared))
-    return Table(("Objective / data", *names, *compared), body, note=" ".join(notes))
+    return Table(("Objective / data", *names), body, note=" ".join(notes))
 
 
 def _compared(
@@ -111,7 +112,7 @@ def _measured(run: Run, row: Row, parts: list[str], reference: Row) -> Cell:
     whole = _by_seed(run, reference, parts)
     seeds = _by_seed(run, row, parts)
     shares = [seconds / whole[s] for s, seconds in seeds.items() if whole.get(s)]
-    if row is reference or len(shares) < 2:
+    if len(shares) < 2:
         return Cell(text)
     return Cell(text, percent(stdev(shares)))
 
