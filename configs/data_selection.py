@@ -28,10 +28,11 @@ def get_config(variant: str = ""):
         pgd |= {"step_size": 0.01, "num_steps": 20}
         c.train.batch_size = 256  # b': the union holds 512 images
         c.train.num_epochs = 200
-    keep = ("standard", "pgd_at")
-    c.methods = {name: c.methods[name].to_dict() for name in keep} | selections(pgd)
-    c.methods.pgd_at.attack = pgd
-    c.compare = tuple(c.methods)
+    plain = {name: c.methods[name].to_dict() for name in ("pgd_at", "standard")}
+    plain["pgd_at"]["attack"] = pgd
+    every = plain | selections(pgd)
+    c.methods = every
+    c.compare = tuple(every)  # all are compared with the first
     if variant == "":
         c.train.num_steps = 180  # 20 epochs of 9 batches
         c.train.chunk_steps = 9

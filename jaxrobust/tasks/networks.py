@@ -187,7 +187,8 @@ class TrainedRun:
         train = self.config["train"]
         tx = optim.make_optimiser(self.config["optim"], total_steps=1)
         method = self.config["methods"][name.partition(" / ")[0]]
-        memory = adaptive.init() if method["select"].get("sizes") else None
+        adapts = method.get("select", {}).get("sizes")
+        memory = adaptive.init() if adapts else None
 
         def fresh(key: jax.Array) -> PyTree:
             variables = init_variables(model, tuple(image_shape), key)
