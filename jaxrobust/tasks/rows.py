@@ -50,10 +50,17 @@ def train_row(
             + selection_costs.get("attack_seconds", 0.0),
             "train_seconds": fitted.seconds - attack,
             "compile_seconds": fitted.compile_seconds,
-            "baseline": kind != "hybrid" or method.objective.inner is None,
+            "baseline": _is_baseline(method, kind),
         }
 
     return results.row(name, seed, compute)
+
+
+def _is_baseline(method: Method, kind: str) -> bool:
+    """Whether the row is there to compare with: nothing is chosen, or by chance."""
+    spec = method.selection.spec
+    chooses = spec["name"] != "all" and spec["order"] != "random"
+    return method.objective.inner is None or (kind != "hybrid" and not chooses)
 
 
 def _selection(trainer: Trainer, method: Method, subset: Subset) -> Row:
