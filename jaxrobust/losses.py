@@ -45,9 +45,8 @@ def dlr_targeted(logits: Array, label: Array, other: Array) -> Array:
     Needs four classes. Ref: Croce and Hein, arXiv:2003.01690, equation 7.
     """
     top = jax.lax.top_k(logits, 4)[0]
-    pick = lambda k: jnp.take_along_axis(logits, k[:, None], axis=1)[:, 0]
     scale = top[:, 0] - 0.5 * (top[:, 2] + top[:, 3]) + _TINY
-    return (pick(other) - pick(label)) / scale
+    return (of_class(logits, other) - of_class(logits, label)) / scale
 
 
 def kl_divergence(logits: Array, target: Array) -> Array:
@@ -72,6 +71,11 @@ def boosted_cross_entropy(logits: Array, target: Array) -> Array:
     own = jax.nn.one_hot(hard(target), logits.shape[-1], dtype=bool)
     other = jnp.max(jnp.where(own, 0.0, jax.nn.softmax(logits)), axis=-1)
     return cross_entropy(logits, target) - jnp.log1p(-jnp.minimum(other, 1.0 - 1e-6))
+
+
+def of_class(values: Array, label: Array) -> Array:
+    """values f32[B,K] at each row's class i32[B], f32[B]."""
+    return jnp.take_along_axis(values, label[:, None], axis=1)[:, 0]
 
 
 def hard(target: Array) -> Array:

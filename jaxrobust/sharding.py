@@ -2,6 +2,7 @@
 copied."""
 
 import os
+from functools import partial
 from typing import Any, TypeVar
 
 import jax
@@ -38,9 +39,10 @@ def constrain_replicated(tree: T, mesh: Mesh) -> T:
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, layout), tree)
 
 
+@partial(jax.jit, static_argnums=1)
 def gather(tree: T, mesh: Mesh) -> T:
     """Arrays split over the devices, or over processes, as a full copy on each."""
-    return jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree)
+    return constrain_replicated(tree, mesh)
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:

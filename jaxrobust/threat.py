@@ -9,6 +9,8 @@ from jaxrobust import rng
 from jaxrobust.errors import UserError, unknown_name
 
 NORMS = ("linf", "l2", "l1")
+SLACK = 1e-6
+"""What rounding may add to a distance: this much, and this share of eps."""
 _TINY = 1e-12
 _HALVINGS = 26
 
@@ -58,7 +60,7 @@ class ThreatModel:
         uniform = jax.vmap(jax.random.uniform)(to_radius)[:, None, None, None]
         radius = self.eps * uniform ** (1.0 / image[0].size)
         size = self.distance(direction, jnp.zeros_like(direction))
-        return self.clip(image + radius * direction / _column(size + _TINY))
+        return self.clip(image + radius * direction / column(size + _TINY))
 
     def steepest(self, gradient: Array) -> Array:
         """The unit step that raises a linear loss most: sign(g), g / ||g||_2, or in l1
@@ -80,6 +82,28 @@ class ThreatModel:
         if self.norm == "l1":
             return jnp.sum(jnp.abs(delta), axis=1)
         return jnp.sqrt(jnp.sum(delta**2, axis=1))
+
+    def contains(self, x: Array, image: Array) -> Array:
+        """Whether x is in the ball (to rounding) and in the box, bool[B]; what is not
+        finite is in neither, as no comparison with NaN holds."""
+        flat, (low, high) = x.reshape(len(x), -1), self.bounds
+        inside = jnp.all((flat >= low) & (flat <= high), axis=1)
+        near = self.distance(x, image) <= jnp.reshape(self.reach, (-1,))
+        return inside & near
+
+    @property
+    def reach(self) -> Array | float:
+        """The largest distance that counts as eps, in the shape of eps."""
+        return self.eps * (1 + SLACK) + SLACK
+
+    def eps_of_rows(self, image: Array) -> Array:
+        """eps f32[B], one for each row of images f32[B,H,W,C]."""
+        return jnp.broadcast_to(self.eps, (len(image), 1, 1, 1))[:, 0, 0, 0]
+
+
+def column(values: Array) -> Array:
+    """[B] as [B,1,1,1], to meet images."""
+    return values[:, None, None, None]
 
 
 def make_threat(norm: str, eps: float) -> ThreatModel:
@@ -114,10 +138,6 @@ def format_eps(threat: ThreatModel) -> str:
 
 def _row_norm(x: Array) -> Array:
     return jnp.sqrt(jnp.sum(x**2, axis=(1, 2, 3), keepdims=True))
-
-
-def _column(values: Array) -> Array:
-    return values[:, None, None, None]
 
 
 def _shrink(size: Array, room: Array, eps: Array | float) -> Array:

@@ -27,6 +27,14 @@ def test_replicated_values_and_keys_are_what_they_were(mesh):
     np.testing.assert_array_equal(jax.random.key_data(copy), jax.random.key_data(key))
 
 
+def test_gathering_compiles_once_for_a_layout(mesh):
+    values = sharding.replicate(np.arange(7), mesh)
+    before = sharding.gather._cache_size()
+    for _ in range(3):
+        np.testing.assert_array_equal(sharding.gather(values, mesh), np.arange(7))
+    assert sharding.gather._cache_size() == before + 1
+
+
 def layouts():
     """What eight devices hold."""
     mesh, half = sharding.make_mesh(0), sharding.make_mesh(4)

@@ -7,7 +7,7 @@ import pytest
 from scipy import optimize
 
 from jaxrobust.errors import UserError
-from jaxrobust.threat import NORMS, ThreatModel, format_eps, make_threat
+from jaxrobust.threat import NORMS, ThreatModel, column, format_eps, make_threat
 from tests.helpers import image_keys, random_images
 
 EVERY = pytest.mark.parametrize("norm", NORMS)
@@ -145,6 +145,30 @@ def test_eps_zero_leaves_the_image(norm):
 def test_distance_is_the_norm(norm):
     found = ball(norm).distance(FAR, IMAGE)
     np.testing.assert_allclose(found, norm_of(FAR - IMAGE, norm), rtol=1e-5)
+
+
+@EVERY
+def test_the_ball_contains_its_points_and_no_others(norm):
+    threat = ball(norm)
+    near = np.asarray(threat.project(FAR, IMAGE))
+    assert threat.contains(near, IMAGE).all()
+    assert not threat.contains(IMAGE + 1.01 * (near - IMAGE), IMAGE).any()
+    per_row = ThreatModel(column(jnp.full(64, EPS[norm])), norm)
+    assert per_row.contains(near, IMAGE).all()
+
+
+@pytest.mark.parametrize("value", (np.nan, np.inf, -np.inf, -1e-6, 1 + 1e-6))
+def test_no_ball_contains_what_is_no_pixel(value):
+    x = IMAGE.copy()
+    x[5, 0, 0, 0] = value
+    inside = np.asarray(ThreatModel(np.inf, "linf").contains(x, IMAGE))
+    assert not inside[5] and inside.sum() == 63
+
+
+@pytest.mark.parametrize("eps", (0.3, jnp.full((64, 1, 1, 1), 0.3)))
+def test_every_row_has_an_eps(eps):
+    rows = ThreatModel(eps, "l2").eps_of_rows(IMAGE)
+    np.testing.assert_array_equal(rows, np.full(64, 0.3, np.float32))
 
 
 @EVERY

@@ -15,12 +15,11 @@ from jaxrobust.attacks.machine import (
     Machine,
     Work,
     as_attack,
-    column,
     fooled,
     where_rows,
 )
 from jaxrobust.registry import lookup
-from jaxrobust.threat import ThreatModel
+from jaxrobust.threat import ThreatModel, column
 from jaxrobust.types import Attack, LogitsFn
 
 _MOMENTUM = 0.75
@@ -88,10 +87,8 @@ def apgd_machine(
         x = _surface(threat, work)
         zero = jnp.zeros(len(x))
         no, yes = jnp.zeros(len(x), bool), jnp.ones(len(x), bool)
-        eps = jnp.broadcast_to(threat.eps, (len(x), 1, 1, 1))[:, 0, 0, 0]
-        return ApgdState(
-            x, x, x, jnp.zeros_like(x), zero, zero, zero, zero, 2.0 * eps, yes, x, no
-        )
+        size, nowhere = 2.0 * threat.eps_of_rows(x), jnp.zeros_like(x)
+        return ApgdState(x, x, x, nowhere, zero, zero, zero, zero, size, yes, x, no)
 
     def step(work: Work, logits_fn: LogitsFn, s: ApgdState, position: Array):
         first = position == 0

@@ -10,8 +10,8 @@ import numpy as np
 from jax import Array, lax
 
 from jaxrobust.attacks.goals import GoalFn, ascent
-from jaxrobust.attacks.machine import Machine, Work, column, fooled, where_rows
-from jaxrobust.threat import ThreatModel
+from jaxrobust.attacks.machine import Machine, Work, fooled, where_rows
+from jaxrobust.threat import ThreatModel, column
 from jaxrobust.types import LogitsFn
 
 RADII = (3.0, 2.0, 1.0)
@@ -100,8 +100,7 @@ def apgd_l1_machine(
     def step(work: Work, logits_fn: LogitsFn, s: ApgdL1State, position: Array):
         here = Stages(*(values[position] for values in table))
         slope, loss, logits = slope_of(work, logits_fn, s.x, position)
-        eps = jnp.broadcast_to(threat.eps, (len(s.x), 1, 1, 1))[:, 0, 0, 0]
-        full = eps * here.radius
+        full = threat.eps_of_rows(s.x) * here.radius
         s = _look(s, here.opens, slope, loss, full, work.image)
         s = s._replace(x_adv=s.x, found=here.counts & fooled(logits, work.label))
         s, x, slope = _checkpoint(s, slope, here.checkpoint, full, work.image)

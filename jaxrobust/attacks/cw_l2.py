@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxrobust import losses
-from jaxrobust.attacks import keep
 from jaxrobust.attacks.gradient import image_gradient
+from jaxrobust.attacks.machine import where_rows
 from jaxrobust.errors import UserError
 from jaxrobust.threat import ThreatModel
 from jaxrobust.types import Attack, LogitsFn
@@ -77,8 +77,8 @@ def cw_l2(
         state, _ = lax.scan(search, state, length=binary_search_steps)
         if not bounded:
             return lax.stop_gradient(state.x)
-        inside = threat.distance(state.x, image) <= jnp.reshape(threat.eps, (-1,))
-        return lax.stop_gradient(keep.choose(inside, state.x, image))
+        inside = threat.distance(state.x, image) <= threat.eps_of_rows(image)
+        return lax.stop_gradient(where_rows(inside, state.x, image))
 
     return attack
 
@@ -103,7 +103,7 @@ def _descent(
             delta = x - image
             size = jnp.sum(delta**2, axis=(1, 2, 3))
             wins = (losses.margin(logits, label) > confidence) & (size < best)
-            x_best, best = keep.choose(wins, x, x_best), jnp.where(wins, size, best)
+            x_best, best = where_rows(wins, x, x_best), jnp.where(wins, size, best)
             change, moments = _adam((2 * delta + g) * slope, moments, step)
             return w - learning_rate * change, moments, x_best, best
 
@@ -129,7 +129,7 @@ def _next(state: _Search, x: Array, size: Array) -> _Search:
     high = jnp.where(success, state.const, state.high)
     const = jnp.where(high < jnp.inf, (low + high) / 2, 10 * state.const)
     wins = size < state.size
-    x = keep.choose(wins, x, state.x)
+    x = where_rows(wins, x, state.x)
     return _Search(const, low, high, x, jnp.where(wins, size, state.size))
 
 

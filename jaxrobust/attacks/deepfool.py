@@ -5,9 +5,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxrobust import losses
-from jaxrobust.attacks import keep
+from jaxrobust.attacks.machine import ranked_others, where_rows
 from jaxrobust.errors import UserError
-from jaxrobust.threat import ThreatModel
+from jaxrobust.threat import ThreatModel, column
 from jaxrobust.types import Attack, LogitsFn
 
 NORMS = ("linf", "l2")
@@ -44,7 +44,7 @@ def deepfool(
 
     def attack(keys: Array, logits_fn: LogitsFn, image: Array, target: Array) -> Array:
         label = losses.hard(target)
-        others = _likeliest_others(logits_fn(image), label, num_candidates)
+        others = ranked_others(logits_fn(image), label)[:, :num_candidates]
 
         def body(_, carry):
             r, x = carry
@@ -52,25 +52,16 @@ def deepfool(
             active = losses.margin(logits, label) <= 0
             r = r + _shortest(threat, gaps, slopes)
             moved = threat.clip(image + (1 + overshoot) * r)
-            return r, keep.choose(active, moved, x)
+            return r, where_rows(active, moved, x)
 
         start = jnp.zeros_like(image), image
         _, x = lax.fori_loop(0, num_steps, body, start)
         valid = losses.margin(logits_fn(x), label) > 0
         if bounded:
-            near = threat.distance(x, image) <= jnp.reshape(threat.eps, (-1,))
-            valid = valid & near
-        return lax.stop_gradient(keep.choose(valid, x, image))
+            valid &= threat.distance(x, image) <= threat.eps_of_rows(image)
+        return lax.stop_gradient(where_rows(valid, x, image))
 
     return attack
-
-
-def _likeliest_others(logits: Array, label: Array, count: int) -> Array:
-    """The `count` classes of largest logit but the label, i32[B,k]."""
-    classes = logits.shape[-1]
-    own = jax.nn.one_hot(label, classes, dtype=bool)
-    masked = jnp.where(own, -jnp.inf, logits)
-    return lax.top_k(masked, min(count, classes - 1))[1]
 
 
 def _linearise(logits_fn: LogitsFn, x: Array, label: Array, others: Array):
@@ -95,4 +86,4 @@ def _shortest(threat: ThreatModel, gaps: Array, slopes: Array) -> Array:
     least = jnp.min(far, axis=0)
     slope = jnp.take_along_axis(slopes, nearest[None, :, None, None, None], axis=0)[0]
     length = jnp.where(least < jnp.inf, least + _NUDGE, 0.0)
-    return length[:, None, None, None] * threat.steepest(slope)
+    return column(length) * threat.steepest(slope)

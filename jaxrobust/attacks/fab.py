@@ -16,14 +16,14 @@ from jaxrobust.attacks.machine import (
     Work,
     advance,
     as_attack,
-    column,
     fold_rows,
     fooled,
     ranked_others,
     where_rows,
 )
 from jaxrobust.errors import unknown_name
-from jaxrobust.threat import ThreatModel
+from jaxrobust.losses import of_class
+from jaxrobust.threat import ThreatModel, column
 from jaxrobust.types import Attack, LogitsFn
 
 STARTS = ("image", "random")
@@ -90,9 +90,10 @@ def fab_machine(
         adversarial = fooled(logits_fn(x), work.label)
         s = _keep(threat, s, work, x, adversarial)
         back = work.image + beta * (x - work.image)
-        eps = jnp.broadcast_to(threat.eps, (len(x), 1, 1, 1))[:, 0, 0, 0]
         return s._replace(
-            x=where_rows(adversarial, back, x), x_adv=s.x_best, found=s.best <= eps
+            x=where_rows(adversarial, back, x),
+            x_adv=s.x_best,
+            found=s.best <= threat.eps_of_rows(x),
         )
 
     return Machine(num_steps, begin, step, forwards=2, backwards=1)
@@ -142,7 +143,7 @@ def _to_target(norm: str, work: Work, logits_fn: LogitsFn, x: Array):
 
     def total(x: Array):
         logits = logits_fn(x)
-        value = _pick(logits, work.other) - _pick(logits, work.label)
+        value = of_class(logits, work.other) - of_class(logits, work.label)
         return jnp.sum(value), (value, logits)
 
     slope, (value, logits) = jax.grad(total, has_aux=True)(x)
@@ -159,7 +160,7 @@ def _to_nearest(norm: str, work: Work, logits_fn: LogitsFn, x: Array):
 
     def look(nearest, k: Array):
         other = jnp.full_like(work.label, k)
-        value = _pick(logits, other) - _pick(logits, work.label)
+        value = of_class(logits, other) - of_class(logits, work.label)
         that = jax.nn.one_hot(other, logits.shape[-1], dtype=logits.dtype)
         (slope,) = pull_back(that - own)
         distance = jnp.abs(value) / (_dual_norm(norm, slope) + _TINY)
@@ -184,10 +185,6 @@ def _dual_norm(norm: str, slope: Array) -> Array:
     return jnp.sqrt(jnp.sum(size**2, (1, 2, 3)))
 
 
-def _pick(logits: Array, label: Array) -> Array:
-    return jnp.take_along_axis(logits, label[:, None], axis=1)[:, 0]
-
-
 def fab_component(
     name: str, num_steps: int, runs: int, targeted: bool, start: str = "image"
 ) -> Component:
@@ -210,8 +207,8 @@ def fab(threat: ThreatModel, num_steps: int, num_targets: int) -> Attack:
 
     def attack(keys: Array, logits_fn: LogitsFn, image: Array, target: Array) -> Array:
         x = attack_all(keys, logits_fn, image, target)
-        eps = jnp.broadcast_to(threat.eps, (len(x), 1, 1, 1))[:, 0, 0, 0]
-        return where_rows(threat.distance(x, image) <= eps, x, image)
+        inside = threat.distance(x, image) <= threat.eps_of_rows(image)
+        return where_rows(inside, x, image)
 
     return attack
 

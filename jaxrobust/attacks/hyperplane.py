@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxrobust.attacks.machine import column
+from jaxrobust.threat import column
 
 _PIXELS = (1, 2, 3)
 _NEWTON_STEPS = {"linf": 12, "l2": 16}

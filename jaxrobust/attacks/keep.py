@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxrobust import losses
+from jaxrobust.attacks.machine import where_rows
 
 Kept = tuple[Array, Array]
 
@@ -21,9 +22,4 @@ def better(best: Kept, x: Array, logits: Array, target: Array) -> Kept:
 def larger(best: Kept, x: Array, margin: Array) -> Kept:
     """Row by row the pair of larger margin; a NaN never wins."""
     wins = margin > best[1]
-    return choose(wins, x, best[0]), jnp.where(wins, margin, best[1])
-
-
-def choose(flags: Array, x: Array, otherwise: Array) -> Array:
-    """Row by row `x` where `flags` bool[B] says so, else `otherwise`."""
-    return jnp.where(flags[:, None, None, None], x, otherwise)
+    return where_rows(wins, x, best[0]), jnp.where(wins, margin, best[1])

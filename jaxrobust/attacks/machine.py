@@ -14,14 +14,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxrobust import losses
+from jaxrobust import losses, metrics
 from jaxrobust.threat import ThreatModel
 from jaxrobust.types import Attack, LogitsFn
 
 
 class Work(NamedTuple):
-    """What rows are about: `keys` [B], `image` f32[B,H,W,C], `label` i32[B] and, for
-    targeted runs, the class `other` i32[B] to drive the image to."""
+    """What rows are about: `keys` [B], `image` f32[B,H,W,C], `label` i32[B] and the
+    class `other` i32[B] to drive the image to, which only targeted runs read."""
 
     keys: Array
     image: Array
@@ -115,7 +115,9 @@ def as_attack(component: Component, threat: ThreatModel) -> Attack:
 
     def attack(keys: Array, logits_fn: LogitsFn, image: Array, target: Array) -> Array:
         label = losses.hard(target)
-        others = ranked_others(logits_fn(image), label)
+        others = label[:, None]
+        if component.targeted:
+            others = ranked_others(logits_fn(image), label)
 
         def run(carry, number: Array):
             x, found = carry
@@ -156,12 +158,6 @@ def where_rows(rows: Array, this: Array, that: Array) -> Array:
     return jnp.where(rows.reshape(-1, *(1,) * (this.ndim - 1)), this, that)
 
 
-def column(values: Array) -> Array:
-    """[B] as [B,1,1,1], to meet images."""
-    return values[:, None, None, None]
-
-
 def fooled(logits: Array, label: Array) -> Array:
     """bool[B]: the prediction (the first of equals) is not the label, or is NaN."""
-    broken = jnp.any(jnp.isnan(logits), axis=-1)
-    return (jnp.argmax(logits, axis=-1) != label) | broken
+    return metrics.correct(logits, label) == 0

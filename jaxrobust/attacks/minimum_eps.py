@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxrobust import losses
-from jaxrobust.attacks import keep
+from jaxrobust.attacks.machine import where_rows
 from jaxrobust.attacks.pgd import Climb, pgd
 from jaxrobust.errors import UserError
-from jaxrobust.threat import ThreatModel
+from jaxrobust.threat import ThreatModel, column
 from jaxrobust.types import Attack, LogitsFn, LossFn
 
 
@@ -49,7 +49,7 @@ def minimum_eps_bisection(
         clean = fooled(image)
 
         def attempt(eps: Array):
-            narrow = dataclasses.replace(threat, eps=eps[:, None, None, None])
+            narrow = dataclasses.replace(threat, eps=column(eps))
             x = make_attack(narrow)(keys, logits_fn, image, label)
             return x, fooled(x)
 
@@ -58,16 +58,16 @@ def minimum_eps_bisection(
             middle = (low + high) / 2
             x, wins = attempt(middle)
             low, high = jnp.where(wins, low, middle), jnp.where(wins, middle, high)
-            return low, high, keep.choose(wins, x, x_adv), found | wins
+            return low, high, where_rows(wins, x, x_adv), found | wins
 
         zeros = jnp.zeros(len(image))
-        widest = zeros + jnp.reshape(threat.eps, (-1,))
+        widest = zeros + threat.eps_of_rows(image)
         x, at_widest = attempt(widest)
-        carry = zeros, widest, keep.choose(at_widest, x, image), at_widest
+        carry = zeros, widest, where_rows(at_widest, x, image), at_widest
         _, high, x_adv, found = lax.fori_loop(0, num_halvings, halve, carry)
         eps = jnp.where(clean, 0.0, jnp.where(found, high, jnp.inf))
         surprise = found & ~at_widest & ~clean
-        x_adv = keep.choose(clean, image, x_adv)
+        x_adv = where_rows(clean, image, x_adv)
         return lax.stop_gradient(MinimumEps(eps, x_adv, surprise.astype(jnp.int32)))
 
     return search
@@ -99,7 +99,7 @@ def minimum_eps_grid(
             wider = dataclasses.replace(threat, eps=eps)
             x, margin = make_climb(wider)(logits_fn, image, label, x)
             wins, found = margin > 0, least < jnp.inf
-            x_adv = keep.choose(wins & ~found, x, x_adv)
+            x_adv = where_rows(wins & ~found, x, x_adv)
             count = count + (found & ~wins).astype(jnp.int32)
             return (x, jnp.where(wins & ~found, eps, least), x_adv, count), None
 

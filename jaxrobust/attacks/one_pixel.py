@@ -6,6 +6,7 @@ from jax import Array, lax
 
 from jaxrobust import losses, rng
 from jaxrobust.attacks import keep
+from jaxrobust.attacks.machine import fold_rows
 from jaxrobust.errors import UserError
 from jaxrobust.threat import ThreatModel
 from jaxrobust.types import Attack, LogitsFn
@@ -53,8 +54,7 @@ def one_pixel(
 
         def generation(number, parents):
             candidates, value = parents
-            fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
-            a, b, c = _three_others(fold(to_children, number), candidates)
+            a, b, c = _three_others(fold_rows(to_children, number), candidates)
             children = _repair(threat, image, a + mutation * (b - c))
             child_value = margins(children)
             wins = child_value > value

@@ -8,6 +8,7 @@ from jax import Array, lax
 
 from jaxrobust.attacks import keep
 from jaxrobust.attacks.gradient import image_gradient
+from jaxrobust.attacks.machine import fold_rows
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.threat import ThreatModel
 from jaxrobust.types import Attack, LogitsFn, LossFn
@@ -56,8 +57,7 @@ def pgd(
             return lax.stop_gradient(last_iterate(x, gradient, image))
 
         def restart(best, number):
-            fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
-            x = _start(threat, start, fold(keys, number), image)
+            x = _start(threat, start, fold_rows(keys, number), image)
             return keep.larger(best, *climb(logits_fn, image, target, x)), None
 
         numbers = jnp.arange(num_restarts)

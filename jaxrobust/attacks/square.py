@@ -15,7 +15,6 @@ from jaxrobust.attacks.machine import (
     Machine,
     Work,
     as_attack,
-    column,
     fold_rows,
     fooled,
     where_rows,
@@ -30,7 +29,7 @@ from jaxrobust.attacks.square_shapes import (
     window_sides,
 )
 from jaxrobust.errors import UserError
-from jaxrobust.threat import ThreatModel
+from jaxrobust.threat import ThreatModel, column
 from jaxrobust.types import Attack, LogitsFn
 
 Propose = Callable[[Array, Array, Array, Array], Array]

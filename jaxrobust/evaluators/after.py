@@ -16,7 +16,6 @@ from jaxrobust.evaluators.check import Check
 SQUARE_GAIN = 0.002
 CONVERGED = 0.01
 AUTOATTACK_GAP = 0.06
-LOSS_FALLS = 0.05
 NOISE_SHARE = 0.5
 UNBOUNDED = 0.01
 FLOAT_SLACK = 1e-9
@@ -108,23 +107,6 @@ def autoattack_near_pgd(pgd: float, autoattack: float) -> Check:
     value = f"PGD {pgd:.1%}, AutoAttack {autoattack:.1%}, {_points(gap)} apart"
     note = "PGD is weak here or gradients are masked: do not report PGD alone"
     return Check("AutoAttack is near PGD", bool(ok), value, note)
-
-
-def loss_rises(start: np.ndarray, end: np.ndarray) -> Check:
-    """That the loss f[N] at the end of an attack is below that at its start on at most
-    5 % of the images."""
-    start, end = np.asarray(start), np.asarray(end)
-    share = float(np.mean(~(end >= start)))
-    value = f"falls on {share:.1%} of {len(start)} images"
-    note = "the step is too large, or gradients point elsewhere"
-    return Check("attacks raise their loss", share <= LOSS_FALLS, value, note)
-
-
-def no_success_is_lost(ever: np.ndarray, returned: np.ndarray) -> Check:
-    """That where some iterate fooled the network (bool[N]), the returned one does."""
-    lost = int(np.sum(np.asarray(ever) & ~np.asarray(returned)))
-    note = "keep the best iterate of each image"
-    return Check("no success is lost", lost == 0, f"{lost} of {len(ever)} images", note)
 
 
 def clean_accuracy_as_trained(measured: float, logged: float) -> Check:

@@ -26,6 +26,7 @@ from jaxrobust.evaluators.outputs import (
     images_are_square,
     logits_are_not_probabilities,
 )
+from jaxrobust.evaluators.predict import as_tree
 from jaxrobust.threat import ThreatModel
 from jaxrobust.types import LogitsFn
 
@@ -39,8 +40,8 @@ MAX_SHARE = 0.05
 
 def before_attack(
     logits_fn: LogitsFn,
-    image: Array,
-    label: Array,
+    image: np.ndarray | Array,
+    label: np.ndarray | Array,
     threat: ThreatModel,
     key: Array,
     components: Sequence[str],
@@ -56,7 +57,7 @@ def before_attack(
     runs = network_runs(logits_fn, image)
     if not runs.ok:
         return [runs]
-    network = _tree(logits_fn)
+    network = as_tree(logits_fn)
     logits = jnp.asarray(_forward(network, image), jnp.float32)
     steady = network_is_deterministic(network, image)
     return [
@@ -76,7 +77,7 @@ def network_runs(logits_fn: LogitsFn, image: Array) -> Check:
     """That the compiled network gives finite numbers f32[B,K], K >= 2."""
     name = "the network gives logits"
     try:
-        logits = np.asarray(_forward(_tree(logits_fn), image), np.float32)
+        logits = np.asarray(_forward(as_tree(logits_fn), image), np.float32)
     except UserError:
         raise
     except Exception as error:
@@ -92,7 +93,7 @@ def network_runs(logits_fn: LogitsFn, image: Array) -> Check:
 def network_is_deterministic(logits_fn: LogitsFn, image: Array) -> Check:
     """That repeated calls agree, and repeated traces, too (NumPy's random numbers are
     drawn while tracing, and a compiled attack would freeze them)."""
-    name, network = "the network is deterministic", _tree(logits_fn)
+    name, network = "the network is deterministic", as_tree(logits_fn)
     calls = [_forward(network, image) for _ in range(REPEATS)]
     change = max(_change(calls[0], again) for again in calls[1:])
     try:
@@ -122,7 +123,7 @@ def rows_do_not_depend_on_the_batch(
     if is_random:
         return Check(name, True, "not measurable on a random network", note)
     try:
-        change = _company_changes(_tree(logits_fn), image)
+        change = _company_changes(as_tree(logits_fn), image)
     except Exception as error:
         return Check(name, False, _one_line(error), "it must take batches of any size")
     where, worst = max(change.items(), key=lambda item: np.nan_to_num(item[1], nan=9e9))
@@ -140,7 +141,7 @@ def gradients_reach_the_image(
     """
     name = "gradients reach the image"
     note = "blocked, hand-written or random gradients mislead every white-box attack"
-    network, found, values = _tree(logits_fn), [], []
+    network, found, values = as_tree(logits_fn), [], []
     try:
         found = [f for f in lint.find(network, image) if f.on_path]
         start = threat.random_init(rng.per_example(key, jnp.arange(len(image))), image)
@@ -155,13 +156,6 @@ def gradients_reach_the_image(
         note = "; ".join(dict.fromkeys(finding.why for finding in found))
     alive = bool(shares) and max(shares.values()) <= MAX_SHARE
     return Check(name, alive and not found, ", ".join(values), note)
-
-
-def _tree(logits_fn: LogitsFn) -> jax.tree_util.Partial:
-    """A network whose weights, where it carries them, are arguments of a program."""
-    if isinstance(logits_fn, jax.tree_util.Partial):
-        return logits_fn
-    return jax.tree_util.Partial(logits_fn)
 
 
 @jax.jit

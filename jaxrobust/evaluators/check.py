@@ -22,11 +22,10 @@ class Check(NamedTuple):
 def check_inputs(
     image: np.ndarray | Array,
     label: np.ndarray | Array,
-    num_classes: int,
     threat: ThreatModel,
 ) -> None:
     """Raises `UserError` unless these can be attacked: images f32[N,H,W,C] in [0,1],
-    labels i32[N] in 0..num_classes-1, eps in the unit of the images.
+    labels i32[N], eps in the unit of the images.
 
     Ref: the most frequent mistakes in the issue trackers of AutoAttack, torchattacks
     and foolbox: normalised images, 0..255 images, eps = 8.
@@ -35,13 +34,17 @@ def check_inputs(
     _check_layout(image)
     _check_pixels(image)
     check_labels(label, len(image))
-    low, high = int(label.min()), int(label.max())
+    _check_threat(threat)
+
+
+def check_label_range(label: np.ndarray | Array, num_classes: int) -> None:
+    """Raises `UserError` unless labels i32[N] are in 0..num_classes-1."""
+    low, high = int(np.min(label)), int(np.max(label))
     if low < 0 or high >= num_classes:
         raise UserError(
             f"label {low if low < 0 else high} is outside 0..{num_classes - 1}: number "
             "the classes as the network does, from 0"
         )
-    _check_threat(threat)
 
 
 def _check_layout(image: np.ndarray) -> None:

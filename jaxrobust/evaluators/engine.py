@@ -1,11 +1,10 @@
 """Runs one component of an attack suite over a whole set, keeping the device full.
 
-Images wait in a queue; a batch has slots. As soon as enough slots are idle, because
-their images are fooled or have used up their steps, waiting images take them. Rows are
-independent, so flags do not depend on any of this.
+Images wait, once for each run; a batch has slots. As soon as enough slots are idle,
+because their images are fooled or have used up their steps, waiting ones take them.
+Rows are independent, so flags do not depend on any of this.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +19,7 @@ from jax.sharding import Mesh
 from jaxrobust import rng, sharding
 from jaxrobust.attacks.machine import (
     Component,
+    Machine,
     Work,
     advance,
     fold_rows,
@@ -62,7 +62,11 @@ class Finished(NamedTuple):
 @dataclass
 class Cost:
     """Passes of images through the network; `idle` are passes, of both kinds, of slots
-    that had nothing left to do while their batch went on."""
+    that had nothing left to do while their batch went on.
+
+    A step costs what its `Machine` says. The K gradients that untargeted FAB pulls back
+    through one forward pass count as one.
+    """
 
     forwards: int = 0
     backwards: int = 0
@@ -91,40 +95,42 @@ class Engine:
         threat: ThreatModel,
         logits_fn: LogitsFn,
         images: Images,
-        queue: deque[tuple[int, int]],
-        still_wanted: Callable[[int, int], bool],
+        pending: np.ndarray,
         key: Array,
         cost: Cost,
     ) -> Iterator[Finished]:
-        """Attack every (run, place) of `queue`, yielding what each look has found.
+        """Attack every place and run of bool[N,runs] `pending`, run by run, yielding
+        what each look has found.
 
-        `still_wanted(run, place)` is asked when a slot is free: an image that another
-        run has fooled meanwhile is passed over.
+        What a slot takes is cleared in `pending`; the caller may clear more between
+        looks: runs of an image that another run has fooled meanwhile.
         """
         logits_fn = as_tree(logits_fn)
         key = jax.random.fold_in(key, component.stream)
         machine = component.machine(threat)
-        size, slots = self._first_size(machine.num_steps, len(queue)), None
-        holds = np.full((size, 2), -1)
+        size = self._first_size(machine.num_steps, int(pending.sum()))
+        holds, slots, batch = np.full((size, 2), -1), None, None
         while True:
-            fresh = _fill(holds, queue, still_wanted)
+            fresh = _fill(holds, pending)
             if not (holds[:, 0] >= 0).any():
                 return
-            batch = self._fresh(images, holds, fresh)
-            idle_below = size - max(1, round(REFILL_SHARE * size)) if queue else 0
+            if batch is None or fresh.any():
+                batch = _fresh(images, holds, fresh)
             if slots is None:
-                slots = _empty(component, self.mesh, threat, key, batch)
-            slots, alive, left, count, worked = _turn(
+                slots = _begin(component, self.mesh, threat, key, batch)
+            idle_below = _idle_below(size) if pending.any() else 0
+            slots, *seen = _turn(
                 component, self.mesh, threat, logits_fn, key, slots, batch, fresh,
                 self.chunk_steps, idle_below,
             )  # fmt: skip
-            steps, worked = int(count), int(worked)
-            cost.forwards += worked * machine.forwards
-            cost.backwards += worked * machine.backwards
-            passes = machine.forwards + machine.backwards
-            cost.idle += (steps * size - worked) * passes
-            yield self._harvest(slots, holds, np.asarray(alive), machine.num_steps)
-            slots, holds, size = self._shrink(slots, holds, int(left), bool(queue))
+            left, found, steps, worked = map(np.asarray, seen)
+            _charge(cost, machine, int(steps) * size, int(worked))
+            yield self._harvest(slots, holds, left, found, machine.num_steps)
+            if self._fits_half(holds, int(left.max()), pending):
+                size //= 2
+                order = np.argsort(holds[:, 0] < 0, kind="stable")[:size]
+                slots, holds = _take(self.mesh, slots, order), holds[order]
+                batch = tuple(part[order] for part in batch)
 
     def _first_size(self, num_steps: int, count: int) -> int:
         """`batch_size`; for long runs the least that takes no more rounds of batches,
@@ -136,85 +142,87 @@ class Engine:
         share = -(-count // rounds)
         return -(-share // devices) * devices
 
-    def _fresh(self, images: Images, holds: np.ndarray, fresh: np.ndarray):
-        """Host arrays for all slots; only those of `fresh` slots matter."""
-        place = np.where(fresh, holds[:, 1], holds[fresh.argmax(), 1])
-        place = np.maximum(place, 0)
-        number = np.maximum(holds[:, 0], 0)
-        rank = np.minimum(number, images.others.shape[1] - 1)
-        return (
-            images.gather(place),
-            images.label[place],
-            images.others[place, rank],
-            images.index[place],
-            number.astype(np.int32),
-        )
-
     def _harvest(
-        self, slots: _Slots, holds: np.ndarray, alive: np.ndarray, num_steps: int
+        self,
+        slots: _Slots,
+        holds: np.ndarray,
+        left: np.ndarray,
+        found: np.ndarray,
+        num_steps: int,
     ) -> Finished:
         """What ended; its slots become free."""
-        ended = (holds[:, 0] >= 0) & ~alive
-        found, x_adv, position = slots.state.found, slots.state.x_adv, slots.position
-        if self.mesh.devices.size > 1:
-            parts = (found, x_adv, position)
-            found, x_adv, position = sharding.gather(parts, self.mesh)
-        found = np.asarray(found)[ended]
+        ended = (holds[:, 0] >= 0) & (left == 0)
+        found = found[ended]
+        x_adv = slots.state.x_adv
         # The images are fetched only where there is one to fetch.
-        empty = np.zeros((len(found), *x_adv.shape[1:]), np.float32)
-        images = np.asarray(x_adv)[ended] if found.any() else empty
-        place, number = holds[ended, 1], holds[ended, 0]
+        images = np.zeros((len(found), *x_adv.shape[1:]), np.float32)
+        if found.any():
+            images = np.asarray(sharding.gather(x_adv, self.mesh))[ended]
+        number, place = holds[ended].T
         holds[ended] = -1
-        left = np.sum(num_steps - np.asarray(position)[alive]) / num_steps
-        return Finished(place, number, found, images, float(left))
+        return Finished(place, number, found, images, float(left.sum() / num_steps))
 
-    def _shrink(self, slots: _Slots, holds: np.ndarray, left: int, waiting: bool):
-        """Halve a batch that is mostly idle, where much work is left to save."""
-        size, half = len(holds), len(holds) // 2
-        busy = holds[:, 0] >= 0
-        fits = 0 < busy.sum() <= half and half % self.mesh.devices.size == 0
-        if waiting or not fits or left < LONG_STEPS or size % 2:
-            return slots, holds, size
-        order = np.argsort(~busy, kind="stable")[:half]
-        keep = jax.jit(lambda tree, rows: jax.tree.map(lambda x: x[rows], tree))
-        return keep(slots, order), holds[order], half
+    def _fits_half(self, holds: np.ndarray, left: int, pending: np.ndarray) -> bool:
+        """Whether a batch is mostly idle where much work is left to save."""
+        size, busy = len(holds), (holds[:, 0] >= 0).sum()
+        splits = size % (2 * self.mesh.devices.size) == 0
+        worth_it = left >= LONG_STEPS and not pending.any()
+        return splits and worth_it and 0 < busy <= size // 2
 
 
-def _fill(holds: np.ndarray, queue: deque, still_wanted) -> np.ndarray:
+def _fill(holds: np.ndarray, pending: np.ndarray) -> np.ndarray:
     """Put waiting images into free slots; returns which slots got one, bool[B]."""
+    free = np.flatnonzero(holds[:, 0] < 0)
+    # Run by run over all images: a later run meets fewer of them.
+    number, place = (x[: len(free)] for x in np.nonzero(pending.T))
+    pending[place, number] = False
     fresh = np.zeros(len(holds), bool)
-    for slot in np.flatnonzero(holds[:, 0] < 0):
-        while queue:
-            number, place = queue.popleft()
-            if still_wanted(number, place):
-                holds[slot] = number, place
-                fresh[slot] = True
-                break
+    fresh[free[: len(place)]] = True
+    holds[fresh, 0], holds[fresh, 1] = number, place
     return fresh
 
 
-def _empty(component: Component, mesh: Mesh, threat: ThreatModel, key: Array, batch):
-    """Slots of the right shapes that hold nothing: their steps are used up."""
+def _fresh(images: Images, holds: np.ndarray, fresh: np.ndarray):
+    """Host arrays for all slots; only those of `fresh` slots matter."""
+    place = np.where(fresh, holds[:, 1], holds[fresh.argmax(), 1])
+    number = np.maximum(holds[:, 0], 0)
+    rank = np.minimum(number, images.others.shape[1] - 1)
+    return (
+        images.gather(place),
+        images.label[place],
+        images.others[place, rank],
+        images.index[place],
+        number.astype(np.int32),
+    )
+
+
+def _idle_below(size: int) -> int:
+    """How many rows still run when it is time to fill the idle slots."""
+    return size - max(1, round(REFILL_SHARE * size))
+
+
+def _charge(cost: Cost, machine: Machine, slots: int, worked: int) -> None:
+    """Book `worked` steps of rows in a turn of that many `slots`, idle ones too."""
+    cost.forwards += worked * machine.forwards
+    cost.backwards += worked * machine.backwards
+    cost.idle += (slots - worked) * (machine.forwards + machine.backwards)
+
+
+@partial(jax.jit, static_argnums=0)
+def _take(mesh: Mesh, slots: _Slots, rows: Array) -> _Slots:
+    return sharding.split_batch(jax.tree.map(lambda x: x[rows], slots), mesh)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _begin(
+    component: Component, mesh: Mesh, threat: ThreatModel, key: Array, batch
+) -> _Slots:
+    """Slots of the right shapes whose steps are used up."""
     machine = component.machine(threat)
-
-    def begin(threat: ThreatModel, key: Array, batch) -> tuple[Work, Any]:
-        work = _new_work(key, *batch)
-        return work, component.machine(threat).start(work)
-
-    shapes = jax.eval_shape(begin, threat, key, batch)
-
-    def blank() -> _Slots:
-        work, state = jax.tree.map(_blank, shapes)
-        position = jnp.full(len(state.found), machine.num_steps, jnp.int32)
-        return sharding.split_batch(_Slots(work, state, position), mesh)
-
-    return jax.jit(blank)()
-
-
-def _blank(x: jax.ShapeDtypeStruct) -> Array:
-    if _is_key(x):
-        return jax.random.split(jax.random.key(0), x.shape)
-    return jnp.zeros(x.shape, x.dtype)
+    work = _new_work(key, *sharding.split_batch(batch, mesh))
+    position = jnp.full(len(work.label), machine.num_steps, jnp.int32)
+    slots = _Slots(work, machine.start(work), position)
+    return sharding.split_batch(slots, mesh)
 
 
 def _new_work(key: Array, image, label, other, index, number) -> Work:
@@ -230,8 +238,8 @@ def _turn(
 ):  # fmt: skip
     """Fill the fresh slots, then step; one program for every radius, network and set.
 
-    Returns (slots, bool[B] still running, most steps that a row has left, steps done,
-    steps of all rows that were running).
+    Returns (slots, i32[B] steps left, 0 of rows that are done, bool[B] found, steps
+    done, steps of all rows that were running).
     """
     machine = component.machine(threat)
     batch = sharding.split_batch(batch, mesh)
@@ -245,16 +253,13 @@ def _turn(
     )
     worked = jnp.sum(position - before)
     alive = running(machine, state, position)
-    left = jnp.max(jnp.where(alive, machine.num_steps - position, 0))
-    seen = sharding.constrain_replicated((alive, left, count, worked), mesh)
-    return _Slots(work, state, position), *seen
+    left = jnp.where(alive, machine.num_steps - position, 0)
+    seen = sharding.constrain_replicated((left, state.found, count, worked), mesh)
+    # Fixed, or each layout that the compiler comes up with is another compilation.
+    return sharding.split_batch(_Slots(work, state, position), mesh), *seen
 
 
 def _pick(rows: Array, this: Array, that: Array) -> Array:
-    if _is_key(this):
+    if jnp.issubdtype(this.dtype, jax.dtypes.prng_key):
         return jnp.where(rows, this, that)
     return where_rows(rows, this, that)
-
-
-def _is_key(x: Array | jax.ShapeDtypeStruct) -> bool:
-    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)

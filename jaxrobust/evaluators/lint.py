@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxrobust.evaluators.predict import as_tree
 from jaxrobust.types import LogitsFn
 
 NONE, PEAK, IMAGE = 0, 1, 2
@@ -99,9 +100,7 @@ def traced_alike(logits_fn: LogitsFn, image: Array) -> bool:
 
 def _trace(logits_fn: LogitsFn, image: Array) -> Any:
     # A fresh function each time, or JAX would return the trace it remembers.
-    if not isinstance(logits_fn, jax.tree_util.Partial):
-        logits_fn = jax.tree_util.Partial(logits_fn)
-    return jax.make_jaxpr(lambda network, x: network(x))(logits_fn, image)
+    return jax.make_jaxpr(lambda network, x: network(x))(as_tree(logits_fn), image)
 
 
 def _numbers(closed: Any) -> Iterator[np.ndarray]:

@@ -43,7 +43,7 @@ def cross_entropy_is_not_saturated(logits: Array, label: Array) -> Check:
     Where it is 1 the gradient of the cross-entropy is exactly zero.
     """
     logits = jnp.asarray(logits, jnp.float32)
-    own = jax.nn.softmax(logits)[jnp.arange(len(label)), label]
+    own = losses.of_class(jax.nn.softmax(logits), label)
     share = float(np.mean(np.asarray(own) == 1))
     margin = float(jnp.median(-losses.margin(logits, label)))
     value = f"p_y is 1 in float32 on {share:.1%}, median margin {margin:.3g}"

@@ -30,7 +30,8 @@ def _logits(logits_fn: LogitsFn, image: Array) -> Array:
 
 
 def as_tree(logits_fn: LogitsFn) -> jax.tree_util.Partial:
-    """A network that jitted functions take as an argument."""
+    """A network that jitted functions take as an argument, its weights (where it
+    carries them) with it."""
     if isinstance(logits_fn, jax.tree_util.Partial):
         return logits_fn
     return jax.tree_util.Partial(logits_fn)

@@ -8,7 +8,6 @@ import numpy as np
 from jaxrobust.evaluators.check import Check
 from jaxrobust.threat import ThreatModel
 
-NORM_SLACK = 1e-6
 DISAGREEMENTS = 1e-3
 ROUNDING = 0.05
 WIDE = 0.10
@@ -18,12 +17,10 @@ Z_95 = 1.959963984540054
 def attacks_stay_in_the_ball(
     threat: ThreatModel, distance: float, low: float, high: float, num_nan: int
 ) -> Check:
-    """That the farthest x_adv is within eps + 1e-6, all pixels in [0,1], none NaN.
-
-    The slack grows with eps beyond one, as float32 sums of l1 and l2 do.
-    """
-    eps = float(np.max(np.asarray(threat.eps)))
-    near = distance <= eps + NORM_SLACK * max(1.0, eps)
+    """That the farthest x_adv is within eps (to rounding: `ThreatModel.reach`), all
+    pixels in [0,1], none NaN."""
+    eps, reach = (float(np.max(np.asarray(x))) for x in (threat.eps, threat.reach))
+    near = distance <= reach
     ok = near and low >= 0 and high <= 1 and num_nan == 0
     value = (
         f"largest {threat.norm} distance {distance:.6f}, eps {eps:.6f}, pixels in "

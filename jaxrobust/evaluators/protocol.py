@@ -1,6 +1,5 @@
 """AutoAttack's protocol: the worst case over several attacks, image by image."""
 
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -12,7 +11,7 @@ from jax import Array
 
 from jaxrobust import sharding
 from jaxrobust.attacks.machine import Component, fooled, ranked_others
-from jaxrobust.evaluators.check import check_inputs
+from jaxrobust.evaluators.check import check_inputs, check_label_range
 from jaxrobust.evaluators.engine import Cost, Engine, Finished, Images
 from jaxrobust.evaluators.predict import as_tree, predict
 from jaxrobust.evaluators.suites import suite, suite_name
@@ -20,7 +19,6 @@ from jaxrobust.loader import to_unit
 from jaxrobust.threat import ThreatModel
 from jaxrobust.types import LogitsFn
 
-NORM_SLACK = 1e-6
 BATCH_SIZE, CHUNK_STEPS = 100, 100
 CLEAN, ROBUST = -1, -2
 """Values of `Ledger.fooled_by`: misread without any attack; not fooled so far."""
@@ -52,12 +50,14 @@ class Ledger:
 
 
 class AutoAttackResult(NamedTuple):
-    """`robust` bool[N]; `by_attack` {component: bool[N] still robust after it}, in
-    order and point-wise worst case; `x_adv` f32[N,H,W,C], the image itself where no
-    component fooled; `clean` bool[N]; `refused`: successes that a float32 re-check did
-    not confirm; `name`: what this evaluation may be called; `cost` in row passes."""
+    """`robust` bool[N]; `fooled_by` i16[N], the number of the component that fooled,
+    -1 where none did; `by_attack` {component: bool[N] still robust after it}, in order
+    and point-wise worst case; `x_adv` f32[N,H,W,C], the image itself where no component
+    fooled; `clean` bool[N]; `refused`: successes that a float32 re-check did not
+    confirm; `name`: what this evaluation may be called; `cost` in row passes."""
 
     robust: np.ndarray
+    fooled_by: np.ndarray
     by_attack: dict[str, np.ndarray]
     x_adv: np.ndarray
     clean: np.ndarray
@@ -98,23 +98,17 @@ class Attacker:
             ledger.finished = np.zeros((size, component.runs), bool)
         # Two runs of one image may be in flight at once: the earlier success counts, so
         # that one which a kill cut off must still be run.
-        here = ledger.fooled_by == stage
-        wanted = lambda run, place: run < ledger.fooled_in[place]
-        # Run by run over all survivors: a later run meets fewer of them.
-        queue = deque(
-            (run, int(place))
-            for run in range(component.runs)
-            for place in np.flatnonzero(
-                (ledger.robust | here) & ~ledger.finished[:, run]
-            )
-        )
+        here = ledger.robust | (ledger.fooled_by == stage)
+        wanted = lambda: np.arange(component.runs) < ledger.fooled_in[:, None]
+        pending = here[:, None] & ~ledger.finished & wanted()
         for ended in self.engine.run(
-            component, self.threat, self.logits_fn, self.images, queue, wanted,
-            self.key, ledger.cost,
+            component, self.threat, self.logits_fn, self.images, pending, self.key,
+            ledger.cost,
         ):  # fmt: skip
             self._record(ledger, stage, ended)
-            left = sum(wanted(*item) for item in queue) + ended.in_flight
-            share = 1.0 - left / (component.runs * max(len(ledger.robust), 1))
+            pending &= wanted()
+            left = pending.sum() + ended.in_flight
+            share = 1.0 - left / pending.size
             self.on_turn(ledger, component, min(share, 0.99))
 
     def _record(self, ledger: Ledger, stage: int, ended: Finished) -> None:
@@ -151,11 +145,7 @@ def _proof(threat: ThreatModel, logits_fn: LogitsFn, x_adv, image, label) -> Arr
     image = to_unit(image) if image.dtype == np.uint8 else image
     with jax.default_matmul_precision("highest"):
         wrong = fooled(logits_fn(x_adv), label)
-    flat = x_adv.reshape(len(x_adv), -1)
-    low, high = threat.bounds
-    inside = jnp.all((flat >= low) & (flat <= high), axis=1)
-    near = threat.distance(x_adv, image) <= threat.eps * (1 + NORM_SLACK) + NORM_SLACK
-    return wrong & inside & near & jnp.all(jnp.isfinite(flat), axis=1)
+    return wrong & threat.contains(x_adv, image)
 
 
 def open_ledger(logits: np.ndarray, label: np.ndarray, x_adv: np.ndarray) -> Ledger:
@@ -180,9 +170,15 @@ def summarise(
         for stage, component in enumerate(components)
     }
     attacked = (by >= 0)[:, None, None, None]
-    x_adv = np.where(attacked, ledger.x_adv, image)
     return AutoAttackResult(
-        ledger.robust, after, x_adv, by != CLEAN, ledger.refused, name, ledger.cost
+        robust=ledger.robust,
+        fooled_by=np.where(by >= 0, by, -1).astype(np.int16),
+        by_attack=after,
+        x_adv=np.where(attacked, ledger.x_adv, image),
+        clean=by != CLEAN,
+        refused=ledger.refused,
+        name=name,
+        cost=ledger.cost,
     )
 
 
@@ -204,18 +200,21 @@ def autoattack(
     of an image in the set, not on `batch_size`. The network is `logits_fn(x)`, or
     `logits_fn(x, keys)` for version "rand".
 
+    Raises `UserError` for what `check_inputs` refuses, labels that the network has no
+    logit for, and unknown versions and components.
+
     Ref: Croce and Hein, arXiv:2003.01690. Deviates: an image leaves as soon as it is
     fooled; every success is checked again in float32; randomness is keyed by image.
     """
-    image = np.asarray(image, np.float32)
-    label = np.asarray(label, np.int32)
-    check_inputs(image, label, int(label.max(initial=0)) + 1, threat)
+    check_inputs(image, label, threat)
+    image, label = np.asarray(image, np.float32), np.asarray(label, np.int32)
     quiet_fn = logits_fn
     if version == "rand":
         quiet_fn = jax.tree_util.Partial(_one_draw, as_tree(logits_fn), key)
     size = min(batch_size, len(label))
     gather = lambda index: image[index]
     logits = predict(quiet_fn, gather, len(label), size)
+    check_label_range(label, logits.shape[1])
     ledger = open_ledger(logits, label, np.zeros_like(image))
     images = Images(gather, label, ledger.others, np.arange(len(label), dtype=np.int32))
     chosen = suite(version, threat.norm, ledger.others.shape[1] + 1, tuple(components))

@@ -38,18 +38,13 @@ def from_callable(
     else:
         ask = _Host(function, layout, num_classes)
 
-    @jax.custom_vjp
-    def logits_fn(image: Array) -> Array:
-        return _call(ask, (len(image), num_classes), image)
-
-    def no_gradient(residual, g):
+    def no_gradient(image: Array, g: Array):
         raise UserError(
             "a network from from_callable has no gradient: use a black-box attack, "
             "or from_torch for a module of PyTorch"
         )
 
-    logits_fn.defvjp(lambda image: (logits_fn(image), None), no_gradient)
-    return Partial(logits_fn)
+    return _bridge(ask, num_classes, no_gradient)
 
 
 def from_torch(
@@ -72,15 +67,10 @@ def from_torch(
         _refuse_training(module)
     net = _TorchNet(module, layout, num_classes)
 
-    @jax.custom_vjp
-    def logits_fn(image: Array) -> Array:
-        return _call(net.logits, (len(image), num_classes), image)
-
     def backward(image: Array, g: Array) -> tuple[Array]:
         return (_call(net.gradient, image.shape, image, g),)
 
-    logits_fn.defvjp(lambda image: (logits_fn(image), image), backward)
-    return Partial(logits_fn)
+    return _bridge(net.logits, num_classes, backward)
 
 
 def ensemble(
@@ -115,6 +105,17 @@ def _mean_logits(members, share: Array, image: Array) -> Array:
 
 
 _MEAN = {"probabilities": _mean_probabilities, "logits": _mean_logits}
+
+
+def _bridge(ask: Callable, num_classes: int, backward: Callable) -> LogitsFn:
+    """`ask(images) -> logits` on the host, with `backward(images, g)` as gradient."""
+
+    @jax.custom_vjp
+    def logits_fn(image: Array) -> Array:
+        return _call(ask, (len(image), num_classes), image)
+
+    logits_fn.defvjp(lambda image: (logits_fn(image), image), backward)
+    return Partial(logits_fn)
 
 
 def _call(function, shape: tuple[int, ...], *arrays: Array) -> Array:

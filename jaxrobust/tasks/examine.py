@@ -1,9 +1,8 @@
 """One network under every attack of an evaluation: its row, its images, its checks."""
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import jax
@@ -12,9 +11,7 @@ import numpy as np
 
 from jaxrobust import rng, sharding
 from jaxrobust.attacks.machine import Component
-from jaxrobust.attacks.minimum_eps import minimum_eps_bisection
 from jaxrobust.errors import UserError
-from jaxrobust.evaluators.accuracy import Accuracy
 from jaxrobust.evaluators.before import before_attack
 from jaxrobust.evaluators.engine import Engine, Images
 from jaxrobust.evaluators.predict import predict
@@ -26,23 +23,19 @@ from jaxrobust.evaluators.protocol import (
     summarise,
 )
 from jaxrobust.evaluators.suites import suite, suite_name
-from jaxrobust.evaluators.sweep import MinimumEpsPass, Sweep
 from jaxrobust.files import write_npz
 from jaxrobust.interop import export_torch
 from jaxrobust.loader import Feed, Pool, to_unit
 from jaxrobust.progress import Progress
 from jaxrobust.tasks.ledger import LedgerStore
+from jaxrobust.tasks.measure import Measure, Measured
 from jaxrobust.tasks.networks import Network, Source
 from jaxrobust.tasks.results import Row
 from jaxrobust.tasks.rows import stage_folder
-from jaxrobust.tasks.setup import Config, make_attack
+from jaxrobust.tasks.setup import Config
 from jaxrobust.tasks.trust import Outcome, checks_after, per_class
 from jaxrobust.tasks.watch import Watch, run_work
-from jaxrobust.threat import ThreatModel
 from jaxrobust.workdir import Workdir
-
-FARTHEST = {"linf": lambda size: 1.0, "l2": lambda size: size**0.5, "l1": float}
-"""The radius that holds every image, by norm and number of pixels."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +47,8 @@ class Examiner:
     source: Source
 
     def __post_init__(self):
-        # Built here so that a mistake shows before anything is written.
-        assert self.components is not None and self.sweeps is not None
+        # Read here so that a mistake shows before anything is written.
+        _ = self.components, self.measure
         if self.spec["version"] == "rand":
             raise UserError(
                 "version rand is for networks that take keys: use "
@@ -70,28 +63,9 @@ class Examiner:
         return suite(self.spec["version"], norm, classes, names)
 
     @cached_property
-    def sweeps(self) -> dict[str, Sweep]:
-        """One pass for each control and single attack, by name."""
-        controls = {name: (s, False) for name, s in self.config["controls"].items()}
-        outside = self.spec["count_outside"]
-        single = {name: (s, outside) for name, s in self.spec["attacks"].items()}
-        return {
-            name: self._sweep(spec, counts)
-            for name, (spec, counts) in {**controls, **single}.items()
-        }
-
-    @cached_property
-    def curve(self) -> Sweep:
-        """The pass of the accuracy-versus-eps curve."""
-        return self._sweep(self.config["curve"]["attack"], False)
-
-    def _sweep(self, spec: Config, count_outside: bool) -> Sweep:
-        spec = dict(spec)
-        count_outside = spec.pop("count_outside", count_outside)
-        make = partial(make_attack, spec)
-        make(self.source.threat)
-        size, mesh = self.config["batch_size"], self.source.mesh
-        return Sweep(make, size, mesh, count_outside)
+    def measure(self) -> Measure:
+        """The attacks beside the suite."""
+        return Measure(self.config, self.spec, self.source)
 
     @cached_property
     def pool(self) -> Pool:
@@ -102,6 +76,12 @@ class Examiner:
     def feed(self) -> Feed:
         """The same for passes over all of them."""
         return Feed(self.pool, self.source.mesh, device_gb=4.0)
+
+    @cached_property
+    def image(self) -> np.ndarray:
+        """The same in [0,1], f32[N,H,W,C]."""
+        everything = self.pool.gather(np.arange(len(self.pool)))
+        return np.asarray(to_unit(jnp.asarray(everything)))
 
     @cached_property
     def key(self) -> jax.Array:
@@ -125,21 +105,15 @@ class Examiner:
 
     def examine(self, network: Network, workdir: Workdir, progress: Progress) -> Row:
         """Attack the network with everything; continues a suite that was cut off."""
-        threat, index = self.source.threat, np.arange(len(self.pool))
+        threat = self.source.threat
         before = self._checks_before(network)
-        run = lambda sweep, threat: sweep(
-            network.logits_fn, self.feed, index, self.key, threat
-        )
-        single = {name: run(sweep, threat) for name, sweep in self.sweeps.items()}
-        curve = [(eps, run(self.curve, ball).value) for eps, ball in self._balls()]
-        minimum = self._minimum_eps(network, index)
+        measured = self.measure(network.logits_fn, self.feed, self.key)
         started = time.monotonic()
         result = self._suite(network, workdir, progress)
         seconds = time.monotonic() - started
-        outcome = Outcome(result, single, tuple(curve), minimum)
+        outcome = Outcome(result, self._farthest(result, measured), measured)
         folder = self.folder(workdir, network.name, network.seed)
-        extra = {} if minimum is None else {"minimum_eps": minimum[0]}
-        prediction = self._save(folder, network, result, extra)
+        prediction = self._save(folder, network, outcome)
         if self.config["export"] and sharding.is_lead():
             names = self.source.splits.test.class_names
             weights = jax.device_get(network.variables)
@@ -147,9 +121,9 @@ class Examiner:
         after = self._checks_after(outcome, network, prediction, workdir)
         return {
             "clean_acc": float(np.mean(result.clean)),
-            **{f"{name}_acc": found.value for name, found in single.items()},
+            **{f"{name}_acc": found.value for name, found in measured.single.items()},
             "aa_acc": float(np.mean(result.robust)),
-            "max_distance": self._farthest(result, single),
+            "max_distance": outcome.farthest,
             "eps": float(threat.eps),
             "norm": threat.norm,
             "suite_name": result.name,
@@ -157,7 +131,7 @@ class Examiner:
             "forwards": result.cost.forwards,
             "backwards": result.cost.backwards,
             "idle": result.cost.idle,
-            "eps_curve": [list(point) for point in curve],
+            "eps_curve": [list(point) for point in measured.curve],
             "by_attack": {k: float(np.mean(v)) for k, v in result.by_attack.items()},
             "per_class": per_class(result, self.pool.label, self.pool.class_names),
             **outcome.nested(),
@@ -173,7 +147,6 @@ class Examiner:
         return checks_after(
             outcome,
             threat=self.source.threat,
-            farthest=self._farthest(outcome.result, outcome.single),
             recount=prediction == label,
             rounded_acc=float(np.mean(self.predict(network, copies) == label)),
             transferred=self._transferred(network, workdir),
@@ -185,23 +158,19 @@ class Examiner:
         )
 
     def _checks_before(self, network: Network):
-        first = np.arange(min(64, len(self.pool)))
-        image, label = to_unit(jnp.asarray(self.pool.gather(first))), self.pool.label
         names = [component.name for component in self.components]
         return before_attack(
-            network.logits_fn, image, jnp.asarray(label[first]), self.source.threat,
+            network.logits_fn, self.image, self.pool.label, self.source.threat,
             self.key, names,
         )  # fmt: skip
 
-    def _balls(self) -> list[tuple[float, ThreatModel]]:
-        """The radii of the curve, the last one without bounds."""
-        threat = self.source.threat
-        ratios = self.config["curve"]["ratios"]
-        size = int(np.prod(self.source.splits.test.image.shape[1:]))
-        farthest = float(FARTHEST[threat.norm](size))
-        radii = [r * float(threat.eps) for r in ratios]
-        radii = [eps for eps in radii if eps < farthest] + [farthest]
-        return [(eps, ThreatModel(eps, threat.norm)) for eps in radii]
+    def _farthest(self, result: AutoAttackResult, measured: Measured) -> float:
+        """How far the suite or a control went from an image; NaN if one did."""
+        x_adv, image = jnp.asarray(result.x_adv), jnp.asarray(self.image)
+        away = np.max(self.source.threat.distance(x_adv, image))
+        controls = (found.distance for found in measured.controls.values())
+        # Not Python's max: that loses a NaN.
+        return float(np.max([float(away), *controls]))
 
     def _suite(
         self, network: Network, workdir: Workdir, progress: Progress
@@ -231,45 +200,34 @@ class Examiner:
         )
         attacker.attack(ledger, self.components)
         watch.finish()
-        clean = np.asarray(to_unit(jnp.asarray(self.pool.gather(index))))
         classes = self.source.splits.test.num_classes
         name = suite_name(self.spec["version"], classes, self.components)
-        return summarise(ledger, self.components, clean, name)
-
-    def _minimum_eps(self, network: Network, index: np.ndarray):
-        """(eps f32[N], non-monotone i32[N]) where the suite asks for it."""
-        if not self.spec["minimum_eps"]:
-            return None
-        given, threat = self.config["minimum_eps"], self.source.threat
-        make = partial(make_attack, given["attack"])
-        search = lambda ball: minimum_eps_bisection(make, ball, given["num_halvings"])
-        run = MinimumEpsPass(search, self.config["batch_size"], self.source.mesh)
-        ball = ThreatModel(float(threat.eps) * given["largest_ratio"], threat.norm)
-        return run(network.logits_fn, self.feed, index, self.key, ball)
+        return summarise(ledger, self.components, self.image, name)
 
     def predict(self, network: Network, image: np.ndarray) -> np.ndarray:
         """i32[N], what the float32 network reads in images f32[N,H,W,C]."""
         size = self.config["batch_size"]
         return predict(network.exact_fn, lambda i: image[i], len(image), size).argmax(1)
 
-    def _save(self, folder: Path, network: Network, result, extra) -> np.ndarray:
+    def _save(self, folder: Path, network: Network, outcome: Outcome) -> np.ndarray:
+        """Write the images that prove the outcome; i32[N], what they are read as."""
+        result = outcome.result
         prediction = self.predict(network, result.x_adv).astype(np.int32)
         if sharding.is_lead():
-            stages = np.full(len(prediction), -1, np.int16)
-            for number, after in reversed(list(enumerate(result.by_attack.values()))):
-                stages[result.clean & ~after] = number
             arrays = {
                 "image": self.pool.gather(np.arange(len(self.pool))),
                 "x_adv": result.x_adv,
                 "label": self.pool.label,
                 "clean": result.clean,
                 "robust": result.robust,
-                "fooled_by": stages,
+                "fooled_by": result.fooled_by,
                 "components": np.array(list(result.by_attack)),
                 "prediction": prediction,
             }
+            if outcome.measured.minimum is not None:
+                arrays["minimum_eps"] = outcome.measured.minimum[0]
             folder.mkdir(parents=True, exist_ok=True)
-            write_npz(folder / "adversarial.npz", {**arrays, **extra})
+            write_npz(folder / "adversarial.npz", arrays)
         return prediction
 
     def _transferred(self, network: Network, workdir: Workdir) -> float | None:
@@ -281,11 +239,3 @@ class Examiner:
         with np.load(path) as file:
             x_adv = file["x_adv"]
         return float(np.mean(self.predict(network, x_adv) == self.pool.label))
-
-    def _farthest(
-        self, result: AutoAttackResult, single: Mapping[str, Accuracy]
-    ) -> float:
-        clean = to_unit(jnp.asarray(self.pool.gather(np.arange(len(self.pool)))))
-        away = self.source.threat.distance(jnp.asarray(result.x_adv), clean)
-        inside = [f.distance for n, f in single.items() if n in self.config["controls"]]
-        return float(np.max([*inside, np.max(away)]))

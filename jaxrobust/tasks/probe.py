@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxrobust import rng, sharding
-from jaxrobust.evaluators import AccuracyPass
 from jaxrobust.loader import Feed
 from jaxrobust.state import bind, eval_variables
-from jaxrobust.tasks.setup import Setup, build_attack
+from jaxrobust.tasks.setup import Setup, build_pass
 from jaxrobust.types import TrainState
 
 logger = logging.getLogger(__name__)
@@ -27,14 +26,12 @@ def make_probe(
     spec = setup.config["eval"]
     size = min(spec["probe_images"], feed.pool.num_original)
     attacks = {
-        "clean": build_attack("attack", {"name": "none"}, setup.threat),
-        "fgsm": build_attack(
-            "attack", {"name": "fgsm", "loss": "cross_entropy"}, setup.threat
-        ),
-        "pgd": build_attack("probe attack", spec["probe_attack"], setup.threat),
+        "clean": {"name": "none"},
+        "fgsm": {"name": "fgsm", "loss": "cross_entropy"},
+        "pgd": spec["probe_attack"],
     }
     passes = {
-        name: AccuracyPass(attack, setup.threat, spec["batch_size"], setup.mesh)
+        name: build_pass(attack, setup.threat, spec["batch_size"], setup.mesh)
         for name, attack in attacks.items()
     }
     index = rng.host_choice(0, 1, feed.pool.num_original, size)
@@ -43,7 +40,7 @@ def make_probe(
     def probe(state: TrainState) -> dict[str, float]:
         logits_fn = bind(setup.model, eval_variables(state), bn="running")
         return {
-            f"{kind}_{name}_acc": run(logits_fn, feed, index, key).value
+            f"{kind}_{name}_acc": run(logits_fn, feed, index, key, setup.threat).value
             for name, run in passes.items()
         }
 

@@ -1,6 +1,5 @@
 """How far the outcome of an evaluation can be trusted: its checks, one line each."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,9 +7,9 @@ import numpy as np
 
 from jaxrobust.attacks.machine import Component
 from jaxrobust.evaluators import after, proof
-from jaxrobust.evaluators.accuracy import Accuracy
 from jaxrobust.evaluators.check import Check
 from jaxrobust.evaluators.protocol import AutoAttackResult
+from jaxrobust.tasks.measure import Measured
 from jaxrobust.threat import ThreatModel
 
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -18,13 +17,12 @@ QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was measured on one network: the suite, single attacks by name, the points
-    (eps, accuracy) of the curve, and smallest eps with its non-monotone hits."""
+    """What came out on one network: of the suite, the `farthest` that it or a control
+    went, and of the attacks beside it."""
 
     result: AutoAttackResult
-    single: Mapping[str, Accuracy]
-    curve: tuple[tuple[float, float], ...]
-    minimum: tuple[np.ndarray, np.ndarray] | None
+    farthest: float
+    measured: Measured
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -35,15 +33,16 @@ class Outcome:
     def nested(self) -> dict[str, Any]:
         """The entries of a row that are not one number."""
         found: dict[str, Any] = {"interval": list(self.interval)}
-        if self.minimum is not None:
-            eps = np.sort(self.minimum[0])
+        minimum = self.measured.minimum
+        if minimum is not None:
+            eps = np.sort(minimum[0])
             # An image that was never fooled has eps inf: no quantile beyond it.
             levels = [(q, float(eps[int(q * (len(eps) - 1))])) for q in QUANTILES]
             known = [list(pair) for pair in levels if np.isfinite(pair[1])]
             found["minimum_eps"] = {
                 "quantiles": known,
                 "never": int(np.sum(~np.isfinite(eps))),
-                "non_monotone": int(self.minimum[1].sum()),
+                "non_monotone": int(minimum[1].sum()),
             }
         return found
 
@@ -64,7 +63,6 @@ def per_class(
 def checks_after(
     outcome: Outcome,
     threat: ThreatModel,
-    farthest: float,
     recount: np.ndarray,
     rounded_acc: float,
     transferred: float | None,
@@ -75,21 +73,24 @@ def checks_after(
     num_classes: int,
 ) -> list[Check]:
     """Every check of `evaluators.after` and `evaluators.proof` that applies."""
-    result, single = outcome.result, outcome.single
+    result, measured = outcome.result, outcome.measured
     clean, robust = float(np.mean(result.clean)), float(np.mean(result.robust))
-    acc = {name: found.value for name, found in single.items()}
-    eps, values = zip(*outcome.curve)
+    acc = {name: found.value for name, found in measured.single.items()}
+    control = {name: found.value for name, found in measured.controls.items()}
+    eps, values = zip(*measured.curve)
     low, high = float(np.nanmin(result.x_adv)), float(np.nanmax(result.x_adv))
     num_nan = int(np.isnan(result.x_adv).sum())
     checks = [
         after.attacks_do_not_help(clean, {**acc, "suite": robust}),
         after.monotone_in_eps(eps, values),
         after.unbounded_reaches_zero(values[-1], eps[-1]),
-        after.noise_hurts_less(clean, acc["noise"], acc["pgd"]),
-        after.one_step_is_weaker(acc["fgsm"], acc["pgd"]),
-        after.attack_converged("PGD, 20 -> 100 steps", acc["pgd"], acc["pgd_long"]),
-        after.autoattack_near_pgd(acc["pgd"], robust),
-        proof.attacks_stay_in_the_ball(threat, farthest, low, high, num_nan),
+        after.noise_hurts_less(clean, control["noise"], control["pgd"]),
+        after.one_step_is_weaker(control["fgsm"], control["pgd"]),
+        after.attack_converged(
+            "PGD, 20 -> 100 steps", control["pgd"], control["pgd_long"]
+        ),
+        after.autoattack_near_pgd(control["pgd"], robust),
+        proof.attacks_stay_in_the_ball(threat, outcome.farthest, low, high, num_nan),
         proof.flags_are_confirmed(result.robust, recount),
         proof.survives_rounding(robust, rounded_acc),
         proof.enough_images(int(result.robust.sum()), len(result.robust)),

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,22 +13,13 @@ from tests.attacks import torch_twin
 pytestmark = [pytest.mark.slow, pytest.mark.torch]
 reference = pytest.importorskip("pyautoattack.autopgd_base")
 torch = pytest.importorskip("torch")
+doubles = torch_twin.doubles
 
 # A power of two, where counting shares of pixel values is exact in floating point.
 SHAPE, COUNT, STEPS = (4, 8, 4), 6, 100
 EPS = {"linf": 0.02, "l2": 0.2, "l1": 1.0}
 LOSSES = {"cross_entropy": "ce", "dlr": "dlr", "dlr_targeted": "dlr-targeted"}
 EVERY = pytest.mark.parametrize("goal", LOSSES)
-
-
-@pytest.fixture(autouse=True)
-def doubles(monkeypatch):
-    """float64 on both sides; the reference casts to float32 in places."""
-    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-    torch.set_default_dtype(torch.float64)
-    with jax.enable_x64(True):
-        yield
-    torch.set_default_dtype(torch.float32)
 
 
 def setting(norm):
@@ -42,8 +32,7 @@ def theirs(norm, goal, parts, work):
     """(the attack with what its `perturb` would set, the points it looked at)."""
     seen = []
     net = torch_twin.torch_net(parts, seen)
-    name = {"linf": "Linf", "l2": "L2", "l1": "L1"}[norm]
-    options = dict(n_iter=STEPS, norm=name, eps=EPS[norm])
+    options = dict(n_iter=STEPS, norm=torch_twin.NORMS[norm], eps=EPS[norm])
     if goal == "dlr_targeted":
         attack = reference.APGDAttack_targeted(net, **options)
         attack.y_target = torch.tensor(np.asarray(work.other)).long()

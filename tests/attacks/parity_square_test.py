@@ -14,23 +14,13 @@ from tests.attacks import torch_twin
 pytestmark = [pytest.mark.slow, pytest.mark.torch]
 reference = pytest.importorskip("pyautoattack.square")
 torch = pytest.importorskip("torch")
+doubles = torch_twin.doubles
 
 SHAPE, QUERIES = (20, 20, 2), 60
 PICKED = (0, 2, 4, 10, 20, 40)
 """Places in the order of the margins, so that some images fall and some do not."""
 HEIGHT, WIDTH, CHANNELS = SHAPE
 EPS = {"linf": 0.06, "l2": 1.5, "l1": 15.0}
-NAMES = {"linf": "Linf", "l2": "L2", "l1": "L1"}
-
-
-@pytest.fixture(autouse=True)
-def doubles(monkeypatch):
-    """float64 on both sides; the reference casts to float32 in places."""
-    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-    torch.set_default_dtype(torch.float64)
-    with jax.enable_x64(True):
-        yield
-    torch.set_default_dtype(torch.float32)
 
 
 def drawn(norm, keys):
@@ -59,7 +49,7 @@ def feed(monkeypatch, numbers):
 
 
 @pytest.mark.parametrize("rescale", [False, True])
-@pytest.mark.parametrize("norm", NAMES)
+@pytest.mark.parametrize("norm", EPS)
 def test_the_best_point_equals_the_reference(norm, rescale, monkeypatch):
     parts = torch_twin.weights(SHAPE)
     work = torch_twin.make_work(parts, SHAPE, 60)
@@ -77,7 +67,7 @@ def test_the_best_point_equals_the_reference(norm, rescale, monkeypatch):
     assert found.any() and not found.all() and position.max() == QUERIES + 1
 
     attack = reference.SquareAttack(
-        torch_twin.torch_net(parts), NAMES[norm], QUERIES, EPS[norm],
+        torch_twin.torch_net(parts), torch_twin.NORMS[norm], QUERIES, EPS[norm],
         resc_schedule=rescale,
     )  # fmt: skip
     ours, worst = np.asarray(where_rows(state.found, state.x_adv, state.x_best)), 0.0

@@ -3,12 +3,28 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax import lax
 
 from jaxrobust.attacks.machine import Work
 from tests.helpers import image_keys
 
 CLASSES = 5
+NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
+"""What pyautoattack calls ours."""
+
+
+@pytest.fixture(autouse=True)
+def doubles(monkeypatch):
+    """float64 on both sides, in modules that take it; the reference casts to float32 in
+    places."""
+    import torch
+
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    torch.set_default_dtype(torch.float64)
+    with jax.enable_x64(True):
+        yield
+    torch.set_default_dtype(torch.float32)
 
 
 def weights(shape, seed=0):

@@ -3,7 +3,7 @@ import pytest
 
 from jaxrobust.data import choice
 
-from .conftest import one_line_error
+from .conftest import assert_refused
 
 SKEWED = np.repeat([0, 1, 2, 4], [900, 90, 9, 1])
 
@@ -64,5 +64,5 @@ def test_unsplit_leaves_every_class_on_both_sides():
     label = np.repeat([0, 1, 2], [2, 2, 90])
     for split in ("train", "test"):
         assert set(label[choice.unsplit(label, split)]) == {0, 1, 2}
-    with one_line_error("class number 1", "one image"):
+    with assert_refused("class number 1", "one image"):
         choice.unsplit(np.array([0, 0, 1]), "train")

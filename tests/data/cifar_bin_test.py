@@ -3,7 +3,7 @@ import pytest
 
 from jaxrobust.data.cifar_bin import cifar_bin
 
-from .conftest import one_line_error
+from .conftest import assert_refused
 
 COUNTS = {10: {"train": 100, "test": 30}, 100: {"train": 200, "test": 100}}
 
@@ -56,17 +56,17 @@ def test_names_and_the_unpacked_inner_folder_are_found(tmp_path, classes, inner,
 
 
 def test_bad_folders_are_refused(tmp_path):
-    with one_line_error("data_batch_1.bin", "train.bin"):
+    with assert_refused("data_batch_1.bin", "train.bin"):
         cifar_bin("train", str(tmp_path))
     write(tmp_path, 10)
     (tmp_path / "data_batch_3.bin").unlink()
-    with one_line_error("data_batch_3.bin"):
+    with assert_refused("data_batch_3.bin"):
         cifar_bin("train", str(tmp_path))
     data = (tmp_path / "test_batch.bin").read_bytes()
     for cut in (data[:-1], b""):
         (tmp_path / "test_batch.bin").write_bytes(cut)
-        with one_line_error("test_batch.bin", "3073"):
+        with assert_refused("test_batch.bin", "3073"):
             cifar_bin("test", str(tmp_path))
     (tmp_path / "test_batch.bin").write_bytes(b"\x0b" + data[1:])
-    with one_line_error("label 11", "0..9"):
+    with assert_refused("label 11", "0..9"):
         cifar_bin("test", str(tmp_path))

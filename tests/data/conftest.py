@@ -31,7 +31,7 @@ def save_npz(folder, train, test, save=np.savez):
 
 
 @contextlib.contextmanager
-def one_line_error(*words):
+def assert_refused(*words):
     """The block raises a `UserError` of one line that holds all `words`."""
     with pytest.raises(UserError) as caught:
         yield

@@ -4,7 +4,7 @@ from PIL import Image
 from jaxrobust.data.folder import folder
 from jaxrobust.data.pixels import square
 
-from .conftest import one_line_error, random_arrays
+from .conftest import assert_refused, random_arrays
 
 
 def write(root, image, label, names=("ant", "bee", "cow"), suffix="png"):
@@ -98,15 +98,15 @@ def test_one_colour_picture_makes_the_set_rgb_and_alpha_is_dropped(tmp_path):
 
 def test_bad_folders_are_refused(tmp_path):
     image, label = random_arrays(count=12)
-    with one_line_error("path"):
+    with assert_refused("path"):
         folder("train", "", 0)
-    with one_line_error("class folders"):
+    with assert_refused("class folders"):
         folder("train", str(tmp_path), 0)
     write(tmp_path / "train", image, label)
-    with one_line_error("train", "test"):
+    with assert_refused("train", "test"):
         folder("test", str(tmp_path), 0)
     (tmp_path / "train" / "dog").mkdir()
-    with one_line_error("train/dog", "no png or jpg"):
+    with assert_refused("train/dog", "no png or jpg"):
         folder("train", str(tmp_path), 0)
 
 
@@ -115,13 +115,13 @@ def test_bad_pictures_are_refused_by_name(tmp_path):
     write(tmp_path / "train", image, label)
     extra = tmp_path / "train" / "ant" / "extra.png"
     Image.new("RGB", (9, 8)).save(extra)
-    with one_line_error("ant/extra.png", "9x8", "image_size"):
+    with assert_refused("ant/extra.png", "9x8", "image_size"):
         folder("train", str(tmp_path), 0)
     Image.new("RGB", (9, 5)).save(extra)
-    with one_line_error("ant/extra.png", "9x5"):
+    with assert_refused("ant/extra.png", "9x5"):
         folder("train", str(tmp_path), 16)
     Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(extra)
-    with one_line_error("ant/extra.png", "8 bits"):
+    with assert_refused("ant/extra.png", "8 bits"):
         folder("train", str(tmp_path), 0)
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
     for suffix, keep in (("png", 0.5), ("jpg", 0.5), ("png", 0.001)):
@@ -130,5 +130,5 @@ def test_bad_pictures_are_refused_by_name(tmp_path):
         Image.fromarray(noise).save(extra)
         data = extra.read_bytes()
         extra.write_bytes(data[: int(len(data) * keep)])
-        with one_line_error(f"ant/extra.{suffix}", "cannot be decoded"):
+        with assert_refused(f"ant/extra.{suffix}", "cannot be decoded"):
             folder("train", str(tmp_path), 8)

@@ -6,7 +6,7 @@ import pytest
 from jaxrobust.data.image_set import ImageSet, blocks, gather, validate
 from jaxrobust.data.shards import Shards
 
-from .conftest import one_line_error, random_arrays, random_set
+from .conftest import assert_refused, random_arrays, random_set
 
 
 def with_image(image):
@@ -50,19 +50,19 @@ BAD_LABELS = {
 @pytest.mark.parametrize("case", BAD_IMAGES)
 def test_unusable_images_are_refused_in_one_line(case):
     image, words = BAD_IMAGES[case]
-    with one_line_error(*words):
+    with assert_refused(*words):
         validate(with_image(image))
 
 
 @pytest.mark.parametrize("case", BAD_LABELS)
 def test_unusable_labels_are_refused_in_one_line(case):
     label, words = BAD_LABELS[case]
-    with one_line_error(*words):
+    with assert_refused(*words):
         validate(with_label(label))
 
 
 def test_absurd_label_of_a_nameless_set_is_refused():
-    with one_line_error("1000000"):
+    with assert_refused("1000000"):
         validate(with_label([0, 10**6, 0, 1, 0, 1], ()))
 
 

@@ -7,7 +7,7 @@ from jaxrobust.data import load_split
 from jaxrobust.data.npz import npz
 from jaxrobust.data.shards import Shards
 
-from .conftest import one_line_error, random_arrays, save_npz
+from .conftest import assert_refused, random_arrays, save_npz
 
 POOL = dict(dataset="", image_size=0, classes=(), class_names=(), provenance="")
 
@@ -92,23 +92,23 @@ def test_class_names_come_from_member_or_text_file(tmp_path):
 
 
 def test_single_file_has_no_test_split(tmp_path):
-    with one_line_error("test.npz"):
+    with assert_refused("test.npz"):
         npz("test", sorted_pool(tmp_path / "a.npz"))
 
 
 def test_missing_paths_and_members_are_refused(tmp_path):
     image, label = random_arrays()
-    with one_line_error("path"):
+    with assert_refused("path"):
         npz("train", "")
-    with one_line_error("does not exist"):
+    with assert_refused("does not exist"):
         npz("train", str(tmp_path / "nowhere"))
-    with one_line_error("train.npz", "np.savez"):
+    with assert_refused("train.npz", "np.savez"):
         npz("train", str(tmp_path))
     np.savez(tmp_path / "test.npz", image=image, label=label)
-    with one_line_error("train.npz"):
+    with assert_refused("train.npz"):
         npz("train", str(tmp_path))
     np.savez(tmp_path / "bad.npz", x=image, label=label)
-    with one_line_error("x, label", "'image'"):
+    with assert_refused("x, label", "'image'"):
         npz("train", str(tmp_path / "bad.npz"))
 
 
@@ -116,19 +116,19 @@ def test_broken_files_are_refused(tmp_path):
     image, label = random_arrays()
     path = tmp_path / "a.npz"
     path.write_bytes(b"not a zip")
-    with one_line_error("a.npz", "cannot be read"):
+    with assert_refused("a.npz", "cannot be read"):
         npz("train", str(path))
     for save in (np.savez, np.savez_compressed):
         save(path, image=image, label=label)
         whole = path.read_bytes()
         path.write_bytes(whole[: len(whole) // 2])
-        with one_line_error("a.npz", "cannot be read"):
+        with assert_refused("a.npz", "cannot be read"):
             npz("train", str(path))
     np.savez(path, image=np.array([None, {}]), label=label)
-    with one_line_error("a.npz", "Python objects"):
+    with assert_refused("a.npz", "Python objects"):
         npz("train", str(path))
     np.savez(path, image=image, label=label[:-1])
-    with one_line_error("a.npz", "59 labels"):
+    with assert_refused("a.npz", "59 labels"):
         npz("train", str(path))
 
 
@@ -136,5 +136,5 @@ def test_shards_that_disagree_are_refused(tmp_path):
     for k, channels in enumerate((1, 3)):
         image, label = random_arrays(channels=channels)
         np.savez(tmp_path / f"{k}.npz", image=image, label=label)
-    with one_line_error("1.npz", "agree"):
+    with assert_refused("1.npz", "agree"):
         npz("train", str(tmp_path))

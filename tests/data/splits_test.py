@@ -5,7 +5,7 @@ import pytest
 
 from jaxrobust.data import SOURCES, load_split, load_splits
 
-from .conftest import one_line_error, random_arrays, save_npz
+from .conftest import assert_refused, random_arrays, save_npz
 
 DEFAULTS = dict(
     dataset="",
@@ -98,39 +98,39 @@ def test_provenance_replaces_the_line_of_the_source(path):
 
 
 def test_impossible_wishes_are_refused(path):
-    with one_line_error("did you mean npz"):
+    with assert_refused("did you mean npz"):
         load_splits("npzz", path, **DEFAULTS)
-    with one_line_error("class 'beee'", "did you mean bee"):
+    with assert_refused("class 'beee'", "did you mean bee"):
         load(path, classes=("beee", "ant"))
     for classes in (("ant",), ("ant", "ant"), ("ant", 0)):
-        with one_line_error("two different classes"):
+        with assert_refused("two different classes"):
             load(path, classes=classes)
-    with one_line_error("4"):
+    with assert_refused("4"):
         load(path, classes=(0, 4))
     for key in ("train_limit", "test_limit", "val_count"):
-        with one_line_error(key, "negative"):
+        with assert_refused(key, "negative"):
             load(path, **{key: -1})
     for count in (197, 200, 10_000):
-        with one_line_error("val_count", "lower"):
+        with assert_refused("val_count", "lower"):
             load(path, val_count=count)
-    with one_line_error("train_limit=3", "4 classes"):
+    with assert_refused("train_limit=3", "4 classes"):
         load(path, train_limit=3)
 
 
 def test_errors_name_the_split(tmp_path):
     train, (image, label) = random_arrays(), random_arrays()
     path = save_npz(tmp_path / "set", train, (image / 255, label))
-    with one_line_error("test data: ", "[0,1]"):
+    with assert_refused("test data: ", "[0,1]"):
         load(path)
 
 
 def test_splits_must_agree_on_shape_and_classes(tmp_path):
     train = random_arrays()
     path = save_npz(tmp_path / "a", train, random_arrays(channels=1))
-    with one_line_error("[8, 8, 3]", "[8, 8, 1]"):
+    with assert_refused("[8, 8, 3]", "[8, 8, 1]"):
         load(path)
     path = save_npz(tmp_path / "b", train, random_arrays(classes=4))
-    with one_line_error("4 and 3 classes"):
+    with assert_refused("4 and 3 classes"):
         load(path)
 
 
@@ -158,14 +158,14 @@ def test_pool_takes_over_names_or_must_have_them(path, tmp_path):
     pool.update(path=str(tmp_path / "pool.npz"), classes=(), class_names=NAMES)
     assert load_split("npz", "train", **pool).class_names == NAMES
     pool.update(classes=(3, 1), class_names=("dog", "bee"))
-    with one_line_error("differently"):
+    with assert_refused("differently"):
         load_split("npz", "train", **{**pool, "class_names": ("dog",)})
     found = load_split("npz", "train", **{**pool, "class_names": ()})
     assert found.class_names == ("3", "1") and len(found) == 30
     assert load_split("npz", "train", **pool).class_names == ("dog", "bee")
-    with one_line_error("limit=-1"):
+    with assert_refused("limit=-1"):
         load_split("npz", "train", **{**pool, "limit": -1})
-    with one_line_error("split 'valid'"):
+    with assert_refused("split 'valid'"):
         load_split("npz", "valid", **pool)
 
 

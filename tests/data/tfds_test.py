@@ -8,7 +8,7 @@ from PIL import Image
 
 from jaxrobust.data.tfds import tfds
 
-from .conftest import one_line_error, random_arrays
+from .conftest import assert_refused, random_arrays
 
 pytest.importorskip("tensorflow_datasets")
 pytest.importorskip("array_record")
@@ -116,11 +116,11 @@ def test_missing_set_prints_the_command_that_prepares_it(tmp_path):
         "file_format='array_record').download_and_prepare("
     )
     for path in (tmp_path, tmp_path / "nowhere"):
-        with one_line_error("not prepared", "pip install", "python -c"):
+        with assert_refused("not prepared", "pip install", "python -c"):
             tfds("train", str(path), "cifar10", 0)
-    with one_line_error(command):
+    with assert_refused(command):
         tfds("train", str(tmp_path), "cifar10", 0)
-    with one_line_error("dataset"):
+    with assert_refused("dataset"):
         tfds("train", str(tmp_path), "", 0)
 
 
@@ -128,7 +128,7 @@ def test_unfinished_preparation_is_not_taken_for_a_set(tmp_path):
     folder = tmp_path / "cifar10" / "incomplete.AB12_3.0.2"
     folder.mkdir(parents=True)
     (folder / "dataset_info.json").write_text("{}")
-    with one_line_error("not prepared"):
+    with assert_refused("not prepared"):
         tfds("train", str(tmp_path), "cifar10", 0)
 
 
@@ -137,10 +137,10 @@ def test_tfrecord_prints_the_command_that_prepares_it_elsewhere(tmp_path):
     folder.mkdir(parents=True)
     for info in ({"fileFormat": "tfrecord"}, {}):
         (folder / "dataset_info.json").write_text(json.dumps(info))
-        with one_line_error("tfrecord", "python -c", "data_array_record", "set path"):
+        with assert_refused("tfrecord", "python -c", "data_array_record", "set path"):
             tfds("train", str(tmp_path / "data"), "cifar10", 0)
     (folder / "dataset_info.json").write_text("{broken")
-    with one_line_error("broken"):
+    with assert_refused("broken"):
         tfds("train", str(tmp_path / "data"), "cifar10", 0)
 
 
@@ -149,7 +149,7 @@ def test_lost_shard_is_named(tmp_path):
     prepare(tmp_path, "tiny_lost", {"train": arrays, "test": arrays})
     next((tmp_path / "tiny_lost" / "1.0.0").glob("*-test.array_record*")).unlink()
     assert len(tfds("train", str(tmp_path), "tiny_lost", 0)) == 60
-    with one_line_error("tiny_lost-test.array_record-00000-of-00001"):
+    with assert_refused("tiny_lost-test.array_record-00000-of-00001"):
         tfds("test", str(tmp_path), "tiny_lost", 0)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxrobust.errors import UserError
-from jaxrobust.evaluators.check import Check, check_inputs
+from jaxrobust.evaluators.check import Check, check_inputs, check_label_range
 from jaxrobust.tasks import card
 from jaxrobust.threat import ThreatModel, make_threat
 from tests.helpers import random_images
@@ -23,9 +23,10 @@ def with_value(value):
 
 @pytest.mark.parametrize("asarray", (np.asarray, jnp.asarray))
 def test_sound_inputs_pass_whatever_holds_them(asarray):
-    check_inputs(asarray(IMAGE), asarray(LABEL), 3, THREAT)
-    check_inputs(asarray(IMAGE[:1]), asarray(LABEL[:1]), 2, make_threat("l2", 0.5))
-    check_inputs(asarray(IMAGE), asarray(LABEL), 3, make_threat("linf", 1.0))
+    check_inputs(asarray(IMAGE), asarray(LABEL), THREAT)
+    check_inputs(asarray(IMAGE[:1]), asarray(LABEL[:1]), make_threat("l2", 0.5))
+    check_inputs(asarray(IMAGE), asarray(LABEL), make_threat("linf", 1.0))
+    check_label_range(asarray(LABEL), 3)
 
 
 @pytest.mark.parametrize("asarray", (np.asarray, jnp.asarray))
@@ -48,7 +49,7 @@ def test_sound_inputs_pass_whatever_holds_them(asarray):
 )
 def test_wrong_images_are_refused(asarray, image, says):
     with pytest.raises(UserError) as error:
-        check_inputs(asarray(image), asarray(LABEL), 3, THREAT)
+        check_inputs(asarray(image), asarray(LABEL), THREAT)
     assert says in str(error.value)
 
 
@@ -56,15 +57,19 @@ def test_wrong_images_are_refused(asarray, image, says):
     ("label", "says"),
     [
         (LABEL[:5], "6 images but 5 labels"),
-        (LABEL + 1, "label 3 is outside 0..2"),
-        (LABEL - 1, "label -1 is outside 0..2"),
         (LABEL.astype(np.float32), "not class numbers"),
         (np.eye(3)[LABEL], "one-hot"),
     ],
 )
 def test_wrong_labels_are_refused(label, says):
     with pytest.raises(UserError, match=says):
-        check_inputs(IMAGE, label, 3, THREAT)
+        check_inputs(IMAGE, label, THREAT)
+
+
+@pytest.mark.parametrize("label, wrong", ((LABEL + 1, 3), (LABEL - 1, -1)))
+def test_labels_without_a_logit_are_refused(label, wrong):
+    with pytest.raises(UserError, match=f"label {wrong} is outside 0..2"):
+        check_label_range(label, 3)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +86,7 @@ def test_wrong_labels_are_refused(label, says):
 )
 def test_threats_that_went_round_their_maker_are_refused(threat, says):
     with pytest.raises(UserError, match=says):
-        check_inputs(IMAGE, LABEL, 3, threat)
+        check_inputs(IMAGE, LABEL, threat)
 
 
 def test_the_card_knows_the_same_check():

@@ -180,7 +180,8 @@ def test_what_float32_does_not_confirm_is_refused():
 
 
 def test_one_compilation_serves_every_eps():
-    before = engines._turn._cache_size()
+    programs = (engines._begin, engines._turn)
+    before = [program._cache_size() for program in programs]
     for eps in (0.01, 0.02):
         threat = make_threat("l2", eps)
         ledger = protocol.open_ledger(LOGITS, LABEL, np.zeros_like(IMAGE))
@@ -191,7 +192,7 @@ def test_one_compilation_serves_every_eps():
             Engine(11, 9, sharding.make_mesh(1)), threat, LINEAR, LINEAR, images, KEY,
             lambda *_: None,
         ).attack(ledger, SHORT[:1])  # fmt: skip
-    assert engines._turn._cache_size() == before + 1
+    assert [program._cache_size() - 1 for program in programs] == before
 
 
 def test_eps_zero_leaves_the_clean_accuracy_and_a_large_one_nothing():
@@ -201,6 +202,23 @@ def test_eps_zero_leaves_the_clean_accuracy_and_a_large_one_nothing():
     )  # fmt: skip
     assert run(0.0).robust.all()
     assert not run(1.0).robust.any()
+
+
+@pytest.mark.parametrize("wrong", (-1, CLASSES))
+def test_labels_that_the_network_has_no_logit_for_are_the_users_mistake(wrong):
+    label = np.append(LABEL[1:], wrong)
+    with pytest.raises(UserError, match=f"label {wrong} is outside 0..{CLASSES - 1}"):
+        protocol.autoattack(LINEAR, IMAGE, label, make_threat("linf", EPS), key=KEY)
+
+
+def test_images_and_labels_are_judged_as_they_are_given():
+    attack = lambda image, label: protocol.autoattack(
+        LINEAR, image, label, make_threat("linf", EPS), key=KEY
+    )
+    with pytest.raises(UserError, match="uint8"):
+        attack((IMAGE * 255).astype(np.uint8), LABEL)
+    with pytest.raises(UserError, match="not class numbers"):
+        attack(IMAGE, LABEL + 0.5)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ import pytest
 from sklearn.datasets import load_digits
 
 from jaxrobust.report import write_report
+from jaxrobust.report.page import Section
+from jaxrobust.report.run import Run, read_run
 
 NAMES = (
     "standard / original",
@@ -49,23 +51,41 @@ def make_run(workdir: Path, names=NAMES, seeds=(0, 1, 2), rounds=3) -> Path:
 
 
 @pytest.fixture(scope="session")
-def _original(tmp_path_factory) -> Path:
+def original(tmp_path_factory) -> Path:
+    """A full run directory; a module that wants another kind of run overrides it."""
     return make_run(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture
-def workdir(_original, tmp_path) -> Path:
+def workdir(original, tmp_path) -> Path:
     """A fresh copy of the full run directory."""
-    return shutil.copytree(_original, tmp_path / "run")
+    return shutil.copytree(original, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def run(original) -> Run:
+    """The full run directory as the report reads it."""
+    return read_run(original)
 
 
 @pytest.fixture(scope="session")
-def reported(_original, tmp_path_factory) -> Path:
+def reported(original, tmp_path_factory) -> Path:
     """A full run directory with its report written: to be read only."""
     folder = tmp_path_factory.mktemp("reported") / "run"
-    shutil.copytree(_original, folder)
+    shutil.copytree(original, folder)
     write_report(folder)
     return folder
+
+
+def built(section: Section | None) -> Section:
+    """A section that the run has data for."""
+    assert section is not None
+    return section
+
+
+def captions(section: Section) -> str:
+    """The captions of all pictures and tables of a section."""
+    return " ".join(getattr(block, "caption", "") for block in section.blocks)
 
 
 def edit(path: Path, change) -> None:

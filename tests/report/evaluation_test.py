@@ -16,7 +16,7 @@ from jaxrobust.report.sections.results import results
 from jaxrobust.report.sections.robustness import curve_of, farthest, radius_curves
 from jaxrobust.report.sections.worst_case import worst_case
 
-from .conftest import edit
+from .conftest import built, captions, edit
 from .evaluation_run import COMPONENTS, EPS, NETWORKS, SUITE, make_evaluation
 from .write_report_test import titles
 
@@ -33,22 +33,8 @@ def original(tmp_path_factory):
     return make_evaluation(tmp_path_factory.mktemp("evaluation"))
 
 
-@pytest.fixture
-def workdir(original, tmp_path):
-    return shutil.copytree(original, tmp_path / "run")
-
-
-@pytest.fixture(scope="module")
-def run(original) -> Run:
-    return read_run(original)
-
-
 def of_rows(*runs, **others) -> Run:
     return Run({}, {"runs": list(runs), **others}, {}, {}, ())
-
-
-def captions(section) -> str:
-    return " ".join(getattr(block, "caption", "") for block in section.blocks)
 
 
 def test_both_pages_show_every_section(workdir):
@@ -111,8 +97,7 @@ def test_images_outside_the_run_directory_are_not_read(workdir):
 def test_only_autoattack_is_called_so(name, header):
     rows = [{"name": "x", "aa_acc": 0.4, "suite_name": name}]
     header = header or "torchattacks' AutoAttack"
-    section = results(of_rows(rows=rows))
-    assert section is not None
+    section = built(results(of_rows(rows=rows)))
     table = section.blocks[0]
     assert isinstance(table, Table)
     assert table.header == ("Objective / data", f"{header} (%)")
@@ -142,8 +127,7 @@ def test_radius_is_written_as_the_field_does():
 
 
 def test_worst_case_has_a_column_for_each_attack_in_order(run):
-    section = worst_case(run)
-    assert section is not None
+    section = built(worst_case(run))
     table, fold = section.blocks
     assert isinstance(table, Table) and isinstance(fold, Fold)
     costs = fold.blocks[0]
@@ -171,8 +155,8 @@ def test_curve_is_the_mean_over_seeds_and_starts_clean():
 def test_unbounded_radius_is_words_and_not_a_squeezed_axis(run):
     assert farthest({"a": {0.0: 1.0, 0.1: 0.5, 0.2: 0.4, 1.0: 0.0}}) == 1.0
     assert farthest({"a": {0.0: 1.0, 0.3: 0.5, 0.6: 0.4, 1.0: 0.0}}) is None
-    section = radius_curves(run)
-    assert section is not None and "at eps 1: 0.0%." in captions(section)
+    section = built(radius_curves(run))
+    assert "at eps 1: 0.0%." in captions(section)
     axes = next(iter(pictures_of([section]))).figure.axes[0]
     assert axes.get_xlim()[1] < 20 and axes.get_ylim() == (0, 100)
     names = {text.get_text() for text in axes.texts}
@@ -183,16 +167,15 @@ def test_differing_accuracies_without_bounds_name_their_network():
     curve = [[0.1, 0.5], [0.2, 0.4]]
     runs = [{"name": n, "eps_curve": [*curve, [1.0, a]]} for n, a in (("a", 0.0),)]
     runs.append({"name": "b", "eps_curve": [*curve, [1.0, 0.3]]})
-    section = radius_curves(of_rows(*runs))
-    assert section is not None and "a 0.0%, b 30.0%" in captions(section)
+    section = built(radius_curves(of_rows(*runs)))
+    assert "a 0.0%, b 30.0%" in captions(section)
 
 
 @pytest.mark.parametrize("count", [1, 12])
 def test_every_network_has_its_own_line(tmp_path, count):
     names = tuple(f"method_{i}" for i in range(count))
     run = read_run(make_evaluation(tmp_path / "run", names))
-    section = radius_curves(run)
-    assert section is not None
+    section = built(radius_curves(run))
     pictures = list(pictures_of([section]))
     drawn = pictures[0].figure.axes[0].lines
     lines = [line for line in drawn if np.size(line.get_xdata()) > 2]
@@ -207,8 +190,7 @@ def test_classes_are_sorted_and_many_are_cut():
     many = {str(i): [0.9, i / 100, 9] for i in range(30)}
     kept = [str(i) for i in range(30) if i < 10 or i >= 20]
     assert lines_of(many) == [*kept[:10], "", *kept[10:]]
-    section = class_accuracies(of_rows({"name": "x", "per_class": many}))
-    assert section is not None
+    section = built(class_accuracies(of_rows({"name": "x", "per_class": many})))
     axes = next(iter(pictures_of([section]))).figure.axes[0]
     ticks = [tick.get_text() for tick in axes.get_yticklabels()]
     assert ticks[10] == "… 10 more" and len(ticks) == 21
@@ -216,8 +198,10 @@ def test_classes_are_sorted_and_many_are_cut():
 
 def test_at_most_four_networks_show_their_classes(tmp_path):
     names = tuple(f"m{i}" for i in range(6))
-    section = class_accuracies(read_run(make_evaluation(tmp_path / "run", names)))
-    assert section is not None and len(list(pictures_of([section]))) == 4
+    section = built(
+        class_accuracies(read_run(make_evaluation(tmp_path / "run", names)))
+    )
+    assert len(list(pictures_of([section]))) == 4
     assert "The first 4 of 6 networks." in captions(section)
 
 
@@ -232,8 +216,8 @@ def test_examples_are_fooled_images_of_every_attack(run):
 
 
 def test_examples_show_the_most_robust_network(run):
-    section = fooled_examples(run)
-    assert section is not None and NETWORKS[2] in captions(section)
+    section = built(fooled_examples(run))
+    assert NETWORKS[2] in captions(section)
     assert "× 15.9" in captions(section) and "eps 8/255" in captions(section)
     texts = [t.get_text() for p in pictures_of([section]) for t in p.figure.texts]
     assert "bird\n→ cat\napgd-ce" in texts
@@ -244,8 +228,7 @@ def test_examples_show_the_most_robust_network(run):
 def test_short_names_share_a_line(tmp_path):
     digits = [str(i) for i in range(10)]
     run = read_run(make_evaluation(tmp_path / "run", NETWORKS[:1], classes=digits))
-    section = fooled_examples(run)
-    assert section is not None
+    section = built(fooled_examples(run))
     texts = [t.get_text() for p in pictures_of([section]) for t in p.figure.texts]
     assert "2 → 3\napgd-ce" in texts
 

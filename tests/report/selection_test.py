@@ -1,7 +1,6 @@
 """The report of in-batch selection: its sections, and what they leave out."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from jaxrobust.report.sections.selection_curves import selection_curves
 from jaxrobust.report.sections.selection_sweep import selection_sweep, sweeps
 from jaxrobust.report.sections.timing import time_split
 
-from .conftest import edit
+from .conftest import built, captions, edit
 from .selection_run import CHUNK, EPOCH_STEPS, METHODS, STEPS, make_selection
 from .write_report_test import titles
 
@@ -25,25 +24,6 @@ SWEEP, CURVES = "Accuracy against the share selected", "What was selected"
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
     return make_selection(tmp_path_factory.mktemp("selection"))
-
-
-@pytest.fixture
-def workdir(original, tmp_path):
-    return shutil.copytree(original, tmp_path / "run")
-
-
-@pytest.fixture(scope="module")
-def run(original) -> Run:
-    return read_run(original)
-
-
-def built(section: Section | None) -> Section:
-    assert section is not None
-    return section
-
-
-def captions(section: Section) -> str:
-    return " ".join(getattr(block, "caption", "") for block in section.blocks)
 
 
 def pictures(section: Section) -> dict:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jaxrobust.attacks import ATTACKS
 from jaxrobust.main import main
 from tests.tasks.conftest import ROOT, command, environment, run_cli
 
@@ -76,6 +77,20 @@ def test_stored_images_carry_their_own_proof(evaluated):
     right = found["prediction"] == found["label"]
     np.testing.assert_array_equal(right, found["robust"])
     assert sorted(os.listdir(evaluated / FOLDER)) == ["adversarial.npz"]
+
+
+def test_a_control_that_leaves_the_ball_is_caught(smoke, tmp_path, monkeypatch):
+    def runaway(threat):
+        return lambda keys, logits_fn, image, _: threat.clip(image + 2 * threat.eps)
+
+    monkeypatch.setitem(ATTACKS, "random_noise", runaway)
+    workdir = tmp_path / "run"
+    assert main(["jaxrobust", *options(smoke, workdir)]) == 0
+    (row,) = json.loads((workdir / "results.json").read_text())["runs"]
+    assert row["max_distance"] == pytest.approx(2 * row["eps"])
+    card = json.loads((workdir / "card.json").read_text())
+    (check,) = (c for c in card["checks"] if c["name"].endswith("stay in the ball"))
+    assert not check["ok"] and f"{2 * row['eps']:.6f}" in check["value"]
 
 
 def test_the_report_shows_the_curve(evaluated):

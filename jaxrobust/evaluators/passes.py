@@ -1,7 +1,12 @@
-"""One attack at several radii: compiled once, as eps is an argument."""
+"""Passes over a whole set: accuracy under an attack, and the smallest eps that fools.
+
+Each is compiled once for all networks of an architecture and all radii: weights and eps
+are arguments of its program.
+"""
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +14,8 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from jaxrobust import rng, sharding
-from jaxrobust.attacks.machine import fooled
+from jaxrobust import metrics, rng, sharding
 from jaxrobust.attacks.minimum_eps import Search
-from jaxrobust.evaluators.accuracy import Accuracy
 from jaxrobust.evaluators.predict import as_tree
 from jaxrobust.loader import Feed, padded_rows, to_unit
 from jaxrobust.threat import ThreatModel
@@ -21,19 +24,33 @@ from jaxrobust.types import Attack, LogitsFn
 MakeAttack = Callable[[ThreatModel], Attack]
 
 
-class Sweep:
+class Accuracy(NamedTuple):
+    """`value` in [0,1]; `flags` bool[N], right on each image; and the proof of the
+    attack: the largest `distance` it went, in the threat's norm and unit."""
+
+    value: float
+    flags: np.ndarray
+    distance: float
+
+
+class AccuracyPass:
     """`(logits_fn, feed, index, key, threat) -> Accuracy` for any eps of one norm.
 
-    `count_outside`: whether an image counts as fooled that the attack moved out of the
-    ball, as in tables that report minimum-norm attacks without a radius.
+    The last batch is padded and the padding left out of the count. Attacks are keyed by
+    image index: flags do not change with batch size, order or neighbours. Where
+    `count_outside` is False, an image that the attack moved out of the ball proves
+    nothing and the clean image is read instead; its distance still shows.
     """
 
     def __init__(
-        self, make_attack: MakeAttack, batch_size: int, mesh: Mesh, count_outside: bool
+        self,
+        make_attack: MakeAttack,
+        batch_size: int,
+        mesh: Mesh,
+        count_outside: bool = True,
     ):
         self.batch_size = batch_size
-        program = partial(_attack_batch, make_attack, mesh, count_outside)
-        self._batch = jax.jit(program)
+        self._batch = jax.jit(partial(_attack_batch, make_attack, mesh, count_outside))
 
     def __call__(
         self,
@@ -44,10 +61,11 @@ class Sweep:
         threat: ThreatModel,
     ) -> Accuracy:
         """Attack every image of `feed` at positions `index` and count."""
-        flags, away = _over_batches(
+        flags, distance = _over_batches(
             self._batch, threat, logits_fn, feed, index, key, self.batch_size
         )
-        return Accuracy(float(np.mean(flags)), flags, float(np.max(away)))
+        # Not Python's max: that loses a NaN.
+        return Accuracy(float(np.mean(flags)), flags, float(np.max(distance)))
 
 
 class MinimumEpsPass:
@@ -84,37 +102,24 @@ def _over_batches(program, threat, logits_fn, feed, index, key, batch_size):
     return first[keep], second[keep]
 
 
-def _search_batch(
-    make_search, mesh, threat, logits_fn, images, labels, rows, place, key
-):
-    rows, place = sharding.split_batch((rows, place), mesh)
-    image, label = to_unit(images[rows]), labels[rows]
-    keys = rng.per_example(key, place)
+def _attack_batch(make_attack, mesh, count_outside, threat, logits_fn, *batch):
+    keys, image, label = _load(mesh, *batch)
+    x_adv = make_attack(threat)(keys, logits_fn, image, label)
+    right = metrics.correct(logits_fn(x_adv), label) > 0
+    if not count_outside:
+        clean = metrics.correct(logits_fn(image), label) > 0
+        right = jnp.where(threat.contains(x_adv, image), right, clean)
+    found = right, threat.distance(x_adv, image)
+    return sharding.constrain_replicated(found, mesh)
+
+
+def _search_batch(make_search, mesh, threat, logits_fn, *batch):
+    keys, image, label = _load(mesh, *batch)
     found = make_search(threat)(keys, logits_fn, image, label)
     return sharding.constrain_replicated((found.eps, found.non_monotone), mesh)
 
 
-def _attack_batch(
-    make_attack,
-    mesh,
-    count_outside,
-    threat,
-    logits_fn,
-    images,
-    labels,
-    rows,
-    place,
-    key,
-):
+def _load(mesh, images, labels, rows, place, key):
+    """(keys[B], image f32[B,H,W,C], label i32[B]) of one batch, split over devices."""
     rows, place = sharding.split_batch((rows, place), mesh)
-    image, label = to_unit(images[rows]), labels[rows]
-    attack = make_attack(threat)
-    x_adv = attack(rng.per_example(key, place), logits_fn, image, label)
-    away = threat.distance(x_adv, image)
-    wrong = fooled(logits_fn(x_adv), label)
-    if not count_outside:
-        # What left the ball proves nothing about it: the clean image then counts.
-        outside = away > threat.eps * (1 + 1e-6) + 1e-6
-        wrong = jnp.where(outside, fooled(logits_fn(image), label), wrong)
-        away = jnp.where(outside, 0.0, away)
-    return sharding.constrain_replicated((~wrong, away), mesh)
+    return rng.per_example(key, place), to_unit(images[rows]), labels[rows]
