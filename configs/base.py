@@ -44,6 +44,7 @@ def get_config() -> ConfigDict:
         "probe_every_steps": 0,  # accuracy on validation images, 0: never
         "keep": "last",  # last | best_val
         "ema_decay": 0.0,  # weight averaging, 0: off
+        "weight_norm": "global",  # loss weights count everywhere, or within their batch
         "device_gb": 4.0,  # pools up to this size live on the device
     }
     c.optim = {

@@ -28,6 +28,7 @@ def get_config(variant: str = ""):
         pgd |= {"step_size": 0.01, "num_steps": 20}
         c.train.batch_size = 256  # b': the union holds 512 images
         c.train.num_epochs = 200
+        c.train.chunk_steps = 191  # an epoch of 49,000: when an adaptive share changes
     plain = {name: c.methods[name].to_dict() for name in ("pgd_at", "standard")}
     plain["pgd_at"]["attack"] = pgd
     every = plain | selections(pgd)

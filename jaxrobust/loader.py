@@ -92,25 +92,37 @@ def _epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
     return rng.permutation(seed, epoch, size)
 
 
+def steps_per_epoch(size: int, batch_size: int) -> int:
+    """Whole batches in `size` images; raises `UserError` where there is none."""
+    if size < batch_size:
+        raise UserError(
+            f"batch_size {batch_size} is larger than the {size} images to train on: "
+            f"lower train.batch_size to at most {size}"
+        )
+    return size // batch_size
+
+
 def batches(
-    subset: Subset, seed: int, batch_size: int, first_step: int, count: int
+    subset: Subset,
+    seed: int,
+    batch_size: int,
+    first_step: int,
+    count: int,
+    origin: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pool positions i32[count,B] and weights f32[count,B] of consecutive steps.
 
     Every epoch is a fresh permutation of the subset; its last, incomplete batch is left
     out (a different one each time), because padding would enter BatchNorm statistics.
+    Epochs begin at step `origin`, where the subset was chosen, with orders of their
+    own.
     """
     size = len(subset.index)
-    per_epoch = size // batch_size
-    if not per_epoch:
-        raise UserError(
-            f"batch_size {batch_size} is larger than the {size} images to train on: "
-            f"lower train.batch_size to at most {size}"
-        )
+    per_epoch = steps_per_epoch(size, batch_size)
     chosen = []
     for step in range(first_step, first_step + count):
-        epoch, place = divmod(step, per_epoch)
-        order = _epoch_order(seed, epoch, size)
+        epoch, place = divmod(step - origin, per_epoch)
+        order = _epoch_order(seed, origin + epoch, size)
         chosen.append(order[place * batch_size : (place + 1) * batch_size])
     rows = np.stack(chosen)
     return subset.index[rows].astype(np.int32), subset.weight[rows]

@@ -10,6 +10,17 @@ def weighted_mean(values: Array, weight: Array) -> Array:
     return jnp.sum(values * weight) / jnp.where(total > 0, total, 1.0)
 
 
+def importance_mean(values: Array, weight: Array) -> Array:
+    """sum_i w_i v_i / B, f32[]: an unbiased mean over a pool whose weights have mean
+    1, as a batch of large weights counts for more than one of small ones."""
+    return jnp.sum(values * weight) / len(values)
+
+
+MEANS = {"batch": weighted_mean, "global": importance_mean}
+"""What `train.weight_norm` may name: weights that count within their batch, or
+everywhere."""
+
+
 def correct(logits: Array, label: Array) -> Array:
     """1.0 where the largest logit is the label's, f32[B]; 0.0 where a logit is NaN.
 

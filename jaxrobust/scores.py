@@ -10,7 +10,7 @@ from jax import Array
 from jaxrobust import losses
 from jaxrobust.attacks.gradient import image_gradient
 from jaxrobust.errors import unknown_name
-from jaxrobust.types import LogitsFn
+from jaxrobust.types import FeaturesFn, LogitsFn
 
 
 class Prediction(NamedTuple):
@@ -41,6 +41,13 @@ class NetworkScore(NamedTuple):
     """
 
     of: Callable[[LogitsFn, Attacked], Array]
+
+
+class FeatureScore(NamedTuple):
+    """A score of the last layer's input: `of(features_fn, attacked)` -> f32[B], as
+    above."""
+
+    of: Callable[[FeaturesFn, Attacked], Array]
 
 
 INPUTS = ("clean", "adversarial")
@@ -168,17 +175,32 @@ def grand(delta: Array, embedding: Array) -> Array:
     return jnp.linalg.norm(delta, axis=-1) * stretch
 
 
-SCORES: dict[str, Callable[..., Score | NetworkScore]] = {
+def last_layer_gradient(on: str) -> FeatureScore:
+    """`grand` of the clean or the attacked image."""
+    _logits(on)
+
+    def of(features_fn: FeaturesFn, attacked: Attacked) -> Array:
+        x = attacked.image if on == "clean" else attacked.x_adv
+        logits, embedding = features_fn(x)
+        return grand(error_vector(logits, attacked.label), embedding)
+
+    return FeatureScore(of)
+
+
+AnyScore = Score | NetworkScore | FeatureScore
+
+SCORES: dict[str, Callable[..., AnyScore]] = {
     "clean_error": clean_error,
     "el2n": el2n,
     "error": error,
+    "grand": last_layer_gradient,
     "input_gradient": input_gradient,
     "margin": margin,
     "robust_risk": robust_risk,
     "w_bdy": w_bdy,
     "w_nat": w_nat,
 }
-"""Scores by name; `selection.ScoringPass` takes both kinds."""
+"""Scores by name; `selection.ScoringPass` takes every kind."""
 
 
 def _output(name: str) -> Callable[[Array], Array]:

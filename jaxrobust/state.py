@@ -10,7 +10,7 @@ from flax import linen as nn
 from jax import Array
 
 from jaxrobust.errors import unknown_name
-from jaxrobust.types import LogitsFn, PyTree, TrainState
+from jaxrobust.types import FeaturesFn, LogitsFn, PyTree, TrainState
 
 BN_MODES = ("batch", "running")
 
@@ -45,6 +45,26 @@ def bind(model: nn.Module, variables: PyTree, bn: str) -> LogitsFn:
     if bn not in BN_MODES:
         raise unknown_name("BatchNorm mode", bn, BN_MODES)
     return jax.tree_util.Partial(_Apply(model, bn), variables)
+
+
+@dataclass(frozen=True)
+class _Features:
+    """As `_Apply`, for the logits and what the last layer makes them of."""
+
+    model: nn.Module
+
+    def __call__(self, variables: PyTree, image: Array) -> tuple[Array, Array]:
+        logits, kept = self.model.apply(
+            variables, image, train=False, mutable=["intermediates"]
+        )
+        (embedding,) = jax.tree.leaves(kept["intermediates"]["embedding"])
+        return logits, embedding
+
+
+def bind_features(model: nn.Module, variables: PyTree) -> FeaturesFn:
+    """The network with frozen weights and running statistics as `features_fn`, a tree
+    of arrays like `bind`."""
+    return jax.tree_util.Partial(_Features(model), variables)
 
 
 def init_variables(model: nn.Module, image_shape: tuple[int, ...], key: Array):

@@ -18,7 +18,7 @@ from flax import linen as nn
 from jax import Array
 from jax.sharding import Mesh
 
-from jaxrobust import metrics, optim, rng, sharding, tree
+from jaxrobust import metrics, optim, registry, rng, sharding, tree
 from jaxrobust.augment import Augment
 from jaxrobust.loader import to_unit
 from jaxrobust.objectives import Objective
@@ -34,13 +34,16 @@ Step = Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Array]]]
 class StepOptions:
     """`attack_bn` "batch" | "running": the statistics that the attacked network uses.
     `ema_decay`, `awp_gamma`: 0 turns weight averaging, weight perturbation off;
-    `awp_start_step`: the first step with perturbed weights. `adaptive_epoch_steps`:
-    the length of an epoch where the share of selected rows adapts to accuracy."""
+    `awp_start_step`: the first step with perturbed weights. `weight_norm` "batch" |
+    "global": what a loss weight is relative to (`metrics.MEANS`).
+    `adaptive_epoch_steps`: the length of an epoch where the share of selected rows
+    adapts to accuracy."""
 
     attack_bn: str
     ema_decay: float
     awp_gamma: float
     awp_start_step: int
+    weight_norm: str
     adaptive_epoch_steps: int = 0
 
 
@@ -55,7 +58,8 @@ def make_train_step(
 ) -> Step:
     """(state, batch, base_key) -> (state, metrics); nothing here depends on the
     method."""
-    craft = Craft(attack if objective.inner is not None else None, objective.target)
+    craft = make_craft(objective, attack)
+    mean = registry.lookup("weight_norm", metrics.MEANS, options.weight_norm)
 
     def step(state: TrainState, batch: Batch, base_key: Array):
         keys = rng.step_keys(base_key, state.step)
@@ -66,7 +70,7 @@ def make_train_step(
         def loss_fn(params: PyTree):
             forward = forward_fn(model, params, state.batch_stats)
             outcome = objective.outer(forward, batch, x_adv)
-            return metrics.weighted_mean(outcome.loss, batch.weight), outcome
+            return mean(outcome.loss, batch.weight), outcome
 
         weights = _perturbed(state, loss_fn, options)
         (loss, outcome), grads = jax.value_and_grad(loss_fn, has_aux=True)(weights)
@@ -82,6 +86,19 @@ def make_train_step(
         }
 
     return step
+
+
+def make_craft(objective: Objective, attack: Attack) -> Craft:
+    """How a step of this objective attacks."""
+    return Craft(attack if objective.inner is not None else None, objective.target)
+
+
+def make_program(steps: Mapping[float, Step], mesh: Mesh) -> "Program | SizedProgram":
+    """The program of one step, or of a step at each of several shares."""
+    if len(steps) > 1:
+        return SizedProgram(steps, mesh)
+    (step,) = steps.values()
+    return Program(step, mesh)
 
 
 class SizedProgram:

@@ -12,6 +12,10 @@ LogitsFn = Callable[[Array], Array]
 """f32[B,H,W,C] pixels in [0,1] -> f32[B,K] logits: all that attacks and evaluators
 see."""
 
+FeaturesFn = Callable[[Array], tuple[Array, Array]]
+"""The same -> (logits, embedding f32[B,D]), the input of the last layer: what
+last-layer gradients are made of."""
+
 LossFn = Callable[[Array, Array], Array]
 """(logits f32[B,K], target i32[B] or f32[B,K]) -> f32[B], never reduced."""
 

@@ -13,8 +13,8 @@ LAYERS = (
     {"types", "registry", "rng", "tree", "errors", "files"},
     {"threat", "losses", "metrics", "augment", "data", "models"},
     {"attacks", "state", "optim", "checkpoint", "loader", "sharding", "workdir"}
-    | {"progress"},
-    {"objectives", "scores", "trackers", "interop"},
+    | {"progress", "samplers"},
+    {"objectives", "scores", "features", "trackers", "interop"},
     {"selection", "generative", "evaluators", "report"},
     {"train_step"},
     {"tasks"},

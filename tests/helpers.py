@@ -77,7 +77,10 @@ class TinyNet(nn.Module):
         x = nn.Dense(self.hidden)(jnp.reshape(image, (len(image), -1)))
         if self.norm:
             x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
-        return nn.Dense(CLASSES)(nn.tanh(x))
+        x = nn.tanh(x)
+        if not self.is_initializing():
+            self.sow("intermediates", "embedding", x)
+        return nn.Dense(CLASSES)(x)
 
 
 def variables_of(model, seed=0, shape=SHAPE):

@@ -11,6 +11,20 @@ from jaxrobust import metrics
 VALUES = jnp.array([1.0, 2.0, 4.0, 8.0])
 
 
+def test_importance_mean_over_batches_is_the_pools_weighted_mean():
+    draw = np.random.default_rng(3)
+    values, weight = draw.normal(size=60), draw.uniform(0, 4, 60)
+    weight /= weight.mean()
+    expected = np.average(values, weights=weight)
+    parts = [jnp.asarray(x).reshape(6, 10) for x in (values, weight)]
+    means = {
+        name: np.mean([float(mean(v, w)) for v, w in zip(*parts)])
+        for name, mean in metrics.MEANS.items()
+    }
+    assert means["global"] == pytest.approx(expected, abs=1e-6)
+    assert abs(means["batch"] - expected) > 1e-3
+
+
 def test_weighted_mean_is_numpys():
     weight = np.array([0.5, 0.0, 2.0, 1.0], np.float32)
     found = metrics.weighted_mean(VALUES, weight)

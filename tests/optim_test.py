@@ -144,6 +144,20 @@ def test_one_cycle_goes_up_and_down():
     assert at(rate, 0, 20, 40, 70, 100) == pytest.approx(expected, abs=1e-6)
 
 
+def test_one_compiled_update_serves_runs_of_every_length():
+    spec = SGD | {"schedule": {"name": "one_cycle", "warmup_percent": 50.0}}
+    update = jax.jit(optim.make_optimiser(spec, 1).update)
+    for total in (10, 40):
+        tx = optim.make_optimiser(spec, total)
+        state = own = tx.init(PARAMS)
+        for step in range(3):
+            slope = gradient(PARAMS, step)
+            moved, state = update(slope, state, PARAMS)
+            expected, own = tx.update(slope, own, PARAMS)
+            assert_trees_close(moved, expected, rtol=1e-5)
+    assert update._cache_size() == 1
+
+
 @pytest.mark.parametrize("total", (1, 2, 3))
 @pytest.mark.parametrize("name", sorted(optim.SCHEDULES))
 def test_every_schedule_survives_a_run_of_few_steps(name, total):

@@ -20,13 +20,14 @@ SPECS = {
     "clean_error": {},
     "el2n": {},
     "error": {},
+    "grand": {"on": "clean"},
     "input_gradient": {"on": "clean"},
     "margin": {},
     "robust_risk": {"output": "softmax", "combine": "sum"},
     "w_bdy": {"output": "softmax"},
     "w_nat": {"output": "softmax"},
 }
-NETWORK = {"input_gradient"}
+NETWORK = {"grand", "input_gradient"}
 EVERY = pytest.mark.parametrize("name", sorted(set(scores.SCORES) - NETWORK))
 
 
@@ -58,8 +59,8 @@ def softmax(z):
 
 def test_every_score_is_known_to_these_tests():
     assert set(SPECS) == set(scores.SCORES)
-    kinds = {name for name in SPECS if isinstance(build(name), scores.NetworkScore)}
-    assert kinds == NETWORK
+    own = scores.NetworkScore | scores.FeatureScore
+    assert {name for name in SPECS if isinstance(build(name), own)} == NETWORK
 
 
 def test_w_nat_by_hand():

@@ -32,6 +32,7 @@ TX = optax.sgd(0.5, momentum=0.9)
 KEY = jax.random.key(11)
 BATCH = make_batch(6)
 PLAIN = {
+    "weight_norm": "batch",
     "attack_bn": "batch",
     "ema_decay": 0.0,
     "awp_gamma": 0.0,

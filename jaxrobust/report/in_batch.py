@@ -13,7 +13,8 @@ def selector(row: Row) -> str:
 
 def learns_all(row: Row) -> bool:
     """Whether the method of a result row learns from every image of its batch."""
-    return selector(row) == _WHOLE
+    budget = row.get("budget")
+    return budget >= 1 if is_number(budget) else selector(row) == _WHOLE
 
 
 def reference_row(rows: list[Row]) -> Row | None:

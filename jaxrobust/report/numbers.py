@@ -34,9 +34,11 @@ _LABELS = {
     "train_images": "Training images",
     "generated_share": "Generated",
     "keep": "P_up",
+    "flops": "Compute (TFLOP)",
 }
 _PASSES = {"forwards", "backwards", "idle"}
 _NOT_A_QUANTITY = {"name", "seed", "seeds", "baseline", "steps_per_epoch"} | _PASSES
+_NOT_A_QUANTITY |= {"budget"}  # the name of a row says it
 
 
 def label(key: str, rows: Iterable[Row] = ()) -> str:
@@ -108,7 +110,7 @@ def cell(row: Row, key: str, best: bool = False) -> Cell:
         return Cell(str(value))
     if key == "eps" and "norm" in row:
         return Cell(radius(float(value), str(row["norm"])))
-    scale = percent if is_fraction(key) else quantity
+    scale = percent if is_fraction(key) else teraflops if key == "flops" else quantity
     spread = row.get(f"{key}_std")
     if not is_number(spread) or seed_count(row) < 2:
         return Cell(scale(value), best=best)
@@ -136,6 +138,14 @@ def quantity(value: float) -> str:
     if isinstance(value, int) or (math.isfinite(value) and value == round(value)):
         return f"{int(value):,}" if abs(value) < 1e9 else f"{value:.4g}"
     return f"{value:.4g}"
+
+
+def teraflops(count: float) -> str:
+    """1.23e13 floating-point operations -> `12.3`: three digits or all whole ones."""
+    tera = count / 1e12
+    if 0 < tera < 0.1:
+        return f"{tera:.3g}"
+    return f"{tera:,.{0 if tera >= 100 else 1 if tera >= 10 else 2}f}"
 
 
 def duration(seconds: float) -> str:

@@ -6,11 +6,12 @@ from jaxrobust.selection.manifest import (
     read_manifest,
     write_manifest,
 )
-from jaxrobust.selection.scoring import ScoringPass
+from jaxrobust.selection.scoring import Frozen, ScoringPass
 from jaxrobust.selection.topk import ORDERS, take_top
 
 __all__ = [
     "ORDERS",
+    "Frozen",
     "Manifest",
     "ScoringPass",
     "load_manifest",

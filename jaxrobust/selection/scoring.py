@@ -3,6 +3,7 @@ device."""
 
 from collections.abc import Mapping
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +13,26 @@ from jax.sharding import Mesh
 
 from jaxrobust import rng, sharding
 from jaxrobust.loader import Feed, padded_rows, to_unit
-from jaxrobust.scores import Attacked, NetworkScore, Prediction, Score
-from jaxrobust.types import Attack, LogitsFn
+from jaxrobust.scores import (
+    AnyScore,
+    Attacked,
+    FeatureScore,
+    NetworkScore,
+    Prediction,
+)
+from jaxrobust.types import Attack, FeaturesFn, LogitsFn
+
+
+class Frozen(NamedTuple):
+    """A network with frozen weights, seen as far as its logits, and one layer deeper
+    where a score asks for that."""
+
+    logits_fn: LogitsFn
+    features_fn: FeaturesFn | None = None
 
 
 class ScoringPass:
-    """Compiled once: `(logits_fn, feed, index, key) -> {name: f32[N]}`, batch by batch.
+    """Compiled once: `(network, feed, index, key) -> {name: f32[N]}`, batch by batch.
 
     The network is frozen (running statistics), attacks are keyed by image, so a score
     does not depend on which images are scored beside it.
@@ -26,7 +41,7 @@ class ScoringPass:
     def __init__(
         self,
         attack: Attack,
-        scores: Mapping[str, Score | NetworkScore],
+        scores: Mapping[str, AnyScore],
         batch_size: int,
         mesh: Mesh,
     ):
@@ -34,26 +49,30 @@ class ScoringPass:
         self._batch = jax.jit(partial(_score_batch, attack, dict(scores), mesh))
 
     def __call__(
-        self, logits_fn: LogitsFn, feed: Feed, index: np.ndarray, key: Array
+        self, network: Frozen, feed: Feed, index: np.ndarray, key: Array
     ) -> dict[str, Array]:
         """Scores of pool positions `index` int64[N], in their order, on the device."""
         places, _ = padded_rows(index, self.batch_size)
-        found = [self._batch(logits_fn, *feed(place), place, key) for place in places]
+        found = [self._batch(network, *feed(place), place, key) for place in places]
         return {
             name: jnp.concatenate([batch[name] for batch in found])[: len(index)]
             for name in found[0]
         }
 
 
-def _score_batch(attack, scores, mesh, logits_fn, images, labels, rows, place, key):
+def _score_batch(attack, scores, mesh, network, images, labels, rows, place, key):
     rows, place = sharding.split_batch((rows, place), mesh)
     image, label = to_unit(images[rows]), labels[rows]
+    logits_fn, features_fn = network
     x_adv = attack(rng.per_example(key, place), logits_fn, image, label)
     seen = Prediction(logits_fn(image), logits_fn(x_adv), label)
     attacked = Attacked(image, x_adv, label)
-    return {
-        name: score.of(logits_fn, attacked)
-        if isinstance(score, NetworkScore)
-        else score(seen)
-        for name, score in scores.items()
-    }
+
+    def value(score: AnyScore) -> Array:
+        if isinstance(score, NetworkScore):
+            return score.of(logits_fn, attacked)
+        if isinstance(score, FeatureScore):
+            return score.of(features_fn, attacked)
+        return score(seen)
+
+    return {name: value(score) for name, score in scores.items()}

@@ -1,5 +1,6 @@
 """Tasks: the only host loops. Each is `(config, workdir) -> None`."""
 
+from jaxrobust.tasks.compare import compare
 from jaxrobust.tasks.evaluate import evaluate
 from jaxrobust.tasks.generate import generate
 from jaxrobust.tasks.prune import prune
@@ -7,6 +8,7 @@ from jaxrobust.tasks.reconstruct import reconstruct
 from jaxrobust.tasks.train import train
 
 TASKS = {
+    "compare": compare,
     "evaluate": evaluate,
     "generate": generate,
     "prune": prune,

@@ -17,13 +17,13 @@ import numpy as np
 from jax import Array
 from jax.experimental import multihost_utils
 
-from jaxrobust import loader
 from jaxrobust.checkpoint import Checkpointer
 from jaxrobust.errors import UserError
 from jaxrobust.loader import Feed
 from jaxrobust.progress import Progress
-from jaxrobust.train_step import Program
-from jaxrobust.types import Subset, TrainState
+from jaxrobust.samplers import Sampler
+from jaxrobust.train_step import Program, SizedProgram
+from jaxrobust.types import TrainState
 from jaxrobust.workdir import Workdir
 
 logger = logging.getLogger(__name__)
@@ -83,8 +83,8 @@ class Stage:
 
 @dataclass
 class Fitted:
-    """What a stage yields: the state to use, wall seconds without and of compilation,
-    and the last probe."""
+    """What a stage yields: the state to use, wall seconds of training and of
+    compilation, and the last probe."""
 
     state: TrainState
     seconds: float = 0.0
@@ -103,17 +103,17 @@ class _Pending:
 
 def fit(
     stage: Stage,
-    program: Program,
+    program: Program | SizedProgram,
     state: TrainState,
     base_key: Array,
     feed: Feed,
-    subset: Subset,
-    seed: int,
+    sampler: Sampler,
     workdir: Workdir,
     progress: Progress,
     probe: Probe | None,
 ) -> Fitted:
-    """Train from `state`, or from the stage's newest checkpoint, to its last step.
+    """Train from `state`, or from the stage's newest checkpoint, to its last step, on
+    what `sampler` hands out.
 
     Raises `UserError` when the loss or a gradient is no longer finite, naming the step
     and the last good checkpoint, and `Preempted` after saving when SIGTERM came.
@@ -124,8 +124,8 @@ def fit(
         run = _Run(stage, checkpoints, workdir, progress, probe)
         state, step = run.resume(state)
         while step < stage.num_steps:
-            count = min(stage.chunk_steps, stage.num_steps - step)
-            index, weight = loader.batches(subset, seed, stage.batch_size, step, count)
+            count = _chunk(stage, sampler, step)
+            index, weight = run.batches(sampler, state, step, count)
             # Names the chunk in a profiler's timeline; free when nothing is traced.
             with jax.profiler.StepTraceAnnotation(stage.name, step_num=step):
                 state, history = program(state, base_key, *feed(index), index, weight)
@@ -150,7 +150,7 @@ class _Run:
         self.workdir, self.progress, self.probe = workdir, progress, probe
         self.last_probe: dict[str, float] = {}
         self._pending: list[_Pending] = []
-        self._before = 0.0
+        self._before = self._choosing = 0.0
         self._start = self._mark = time.monotonic()
         self._last_save = 0
 
@@ -168,8 +168,19 @@ class _Run:
         return state, step
 
     def seconds(self) -> float:
-        """Wall time of the stage over all processes that worked on it."""
-        return self._before + time.monotonic() - self._start
+        """Wall time of the stage over all processes that worked on it, without what the
+        sampler took to choose."""
+        return self._before + time.monotonic() - self._start - self._choosing
+
+    def batches(self, sampler: Sampler, state: TrainState, step: int, count: int):
+        """What the next `count` steps train on."""
+        if not sampler.chooses(step):
+            return sampler.batches(state, step, count)
+        jax.block_until_ready(state)
+        start = time.monotonic()
+        found = sampler.batches(state, step, count)
+        self._choosing += time.monotonic() - start
+        return found
 
     def dispatched(self, chunk: _Pending) -> None:
         """Read the chunk before this one: by now the device is done with it."""
@@ -239,6 +250,13 @@ class _Run:
                 f"{step} (last good checkpoint of {self.checkpoints.directory}: "
                 f"{good}): lower optim.learning_rate or set optim.grad_clip"
             )
+
+
+def _chunk(stage: Stage, sampler: Sampler, step: int) -> int:
+    """How many steps may run before the host is needed."""
+    end = min(step + stage.chunk_steps, stage.num_steps)
+    stops = (at for at in range(step + 1, end) if sampler.chooses(at))
+    return next(stops, end) - step
 
 
 def _crossed(step: int, chunk: int, period: int) -> bool:

@@ -27,6 +27,7 @@ from jaxrobust.generative.schedule import SCHEDULES
 from jaxrobust.generative.train import init_state, make_denoise_step
 from jaxrobust.loader import Feed, Pool
 from jaxrobust.progress import Progress
+from jaxrobust.samplers import FixedSampler
 from jaxrobust.tasks.card import Check, make_card
 from jaxrobust.tasks.fit import Stage, fit
 from jaxrobust.tasks.setup import Config, Setup, build_setup
@@ -139,8 +140,9 @@ def _train(
         sharding.replicate(state, setup.mesh),
         sharding.replicate_key(rng.purpose_key(spec["seed"], "train"), setup.mesh),
         Feed(pool, setup.mesh, setup.config["train"]["device_gb"]),
-        Subset.uniform(np.arange(len(pool))),
-        spec["seed"],
+        FixedSampler(
+            Subset.uniform(np.arange(len(pool))), spec["seed"], stage.batch_size
+        ),
         workdir,
         progress,
         probe=None,

@@ -5,7 +5,8 @@ import numpy as np
 from jaxrobust import registry, rng, sharding
 from jaxrobust.selection import Manifest, read_manifest, write_manifest
 from jaxrobust.tasks.finish import finish
-from jaxrobust.tasks.rebuild import Rebuilder, build_scoring, describe, rank
+from jaxrobust.tasks.ranking import build_scoring, describe, rank
+from jaxrobust.tasks.rebuild import Rebuilder
 from jaxrobust.tasks.reconstruct import HybridRun
 from jaxrobust.tasks.results import Results, verdict
 from jaxrobust.tasks.rows import stage_name, train_row

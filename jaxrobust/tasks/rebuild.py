@@ -1,27 +1,16 @@
 """The rounds of hybrid reconstruction: merge, train, attack, rank, keep the top."""
 
 import logging
-import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import numpy as np
-from jax import Array
 
 from jaxrobust import registry, rng, sharding
-from jaxrobust.errors import UserError
 from jaxrobust.files import write_npz
-from jaxrobust.scores import SCORES, w_bdy, w_nat
-from jaxrobust.selection import (
-    Manifest,
-    ScoringPass,
-    read_manifest,
-    take_top,
-    write_manifest,
-)
-from jaxrobust.tasks.setup import Config, Setup, build_attack
+from jaxrobust.selection import Manifest, read_manifest, write_manifest
+from jaxrobust.tasks.ranking import build_scoring, describe, rank
 from jaxrobust.tasks.trainer import Trainer
-from jaxrobust.types import Subset, TrainState
+from jaxrobust.types import Subset
 
 logger = logging.getLogger(__name__)
 SHOWN_IMAGES = 24
@@ -160,82 +149,3 @@ class Rebuilder:
 def round_seed(seed: int, number: int) -> int:
     """Rounds start from networks of their own, never from the final one's seed."""
     return 1_000_000 + 1_000 * seed + number
-
-
-def build_scoring(setup: Setup) -> ScoringPass:
-    """The scoring pass of `config.score`: the ranking score and both of its risks."""
-    spec: Config = dict(setup.config["score"])
-    attack = build_attack("scoring attack", spec["attack"], setup.threat)
-    scores = {
-        "score": registry.build("score", SCORES, spec["ranking"]),
-        "w_nat": w_nat("softmax"),
-        "w_bdy": w_bdy("softmax"),
-    }
-    sharding.check_batch_size(spec["batch_size"], setup.mesh)
-    return ScoringPass(attack, scores, spec["batch_size"], setup.mesh)
-
-
-def rank(
-    trainer: Trainer,
-    scoring: ScoringPass,
-    state: TrainState,
-    index: np.ndarray,
-    seed: int,
-    budget: int,
-    order: str,
-    balanced: bool,
-) -> Manifest:
-    """Score pool positions `index` with a trained network and keep `budget` of them.
-
-    Raises `UserError` if a score is not finite.
-    """
-    mesh = trainer.setup.mesh
-    start = time.monotonic()
-    key = sharding.replicate_key(rng.purpose_key(seed, "score"), mesh)
-    found = scoring(trainer.logits_fn(state), trainer.feed, index, key)
-    scores: dict[str, Array] = jax.block_until_ready(sharding.gather(found, mesh))
-    scored = time.monotonic()
-    label = sharding.replicate(trainer.pool.label[index], mesh)
-    select_key = sharding.replicate_key(rng.purpose_key(seed, "select"), mesh)
-    chosen = np.asarray(
-        take_top(scores["score"], label, select_key, budget, order, balanced)
-    )
-    done = time.monotonic()
-    columns = {name: np.asarray(value) for name, value in scores.items()}
-    if not np.isfinite(columns["score"]).all():
-        raise UserError(
-            "a score is not finite: the network diverged; lower optim.learning_rate"
-        )
-    kept = np.zeros(len(index), bool)
-    kept[chosen] = True
-    columns |= {
-        "index": index.astype(np.int64),
-        "source_row": trainer.pool.source_rows[index],
-        "weight": np.ones(len(index), np.float32),
-        "kept": kept,
-        "label": trainer.pool.label[index],
-        "generated": index >= trainer.pool.num_original,
-    }
-    times = {"score_seconds": scored - start, "select_seconds": done - scored}
-    return Manifest(columns, times)
-
-
-def describe(trainer: Trainer, ranking: Manifest, budget: int) -> dict[str, Any]:
-    """What a manifest says of its data and its outcome."""
-    columns, names = ranking.columns, trainer.pool.class_names
-    kept, generated = columns["kept"], columns["generated"]
-    per_class = np.bincount(columns["label"][kept & generated], minlength=len(names))
-    splits = trainer.setup.splits
-    return {
-        "meaning": "kept = trained on; index < num_original is an original image, "
-        "later ones are generated; source_row is the image's row in its own file",
-        "budget": budget,
-        "candidates": len(kept),
-        "kept": int(kept.sum()),
-        "num_original": trainer.pool.num_original,
-        "generated_share": float(np.mean(generated[kept])),
-        "generated_per_class": dict(zip(names, per_class.tolist())),
-        "class_names": list(names),
-        "data_sha256": [part.fingerprint() for part in trainer.pool.parts],
-        "provenance": splits.train.provenance,
-    }

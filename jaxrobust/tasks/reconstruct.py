@@ -20,7 +20,8 @@ from jaxrobust.tasks.generate import (
     generator_stage,
     pool_check,
 )
-from jaxrobust.tasks.rebuild import Rebuilder, build_scoring
+from jaxrobust.tasks.ranking import build_scoring
+from jaxrobust.tasks.rebuild import Rebuilder
 from jaxrobust.tasks.results import Results, verdict
 from jaxrobust.tasks.rows import collapse_checks, train_row
 from jaxrobust.tasks.setup import Config, Setup, build_setup

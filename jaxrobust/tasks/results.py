@@ -75,6 +75,11 @@ class Results:
         self._workdir.write("results.json", {**self._head, **table})
 
 
+def students_t(seeds: int) -> float:
+    """How many standard errors of a mean over seeds its 95% interval reaches."""
+    return float(stats.t.ppf(0.975, seeds - 1))
+
+
 def _average(rows: list[Row]) -> Row:
     mean: Row = {"name": rows[0]["name"], "seeds": sorted(r["seed"] for r in rows)}
     for key, value in rows[0].items():
@@ -87,6 +92,8 @@ def _average(rows: list[Row]) -> Row:
         mean[key] = int(value) if isinstance(value, int) else average
         if key.endswith("_acc") and len(rows) > 1:
             mean[f"{key}_std"] = spread
+            reach = spread * students_t(len(rows)) / len(rows) ** 0.5
+            mean[f"{key}_interval"] = [max(average - reach, 0), min(average + reach, 1)]
     return mean
 
 
@@ -124,7 +131,7 @@ def verdict(results: Results, first: str, second: str, column: str) -> str:
     if seeds < 3:
         return f"{sign} from {seeds} seed{'s' * (seeds > 1)}, too few to claim anything"
     sign += f" (standard error {100 * error:.1f}, {seeds} seeds)"
-    if abs(gap) <= error * stats.t.ppf(0.975, seeds - 1):
+    if abs(gap) <= error * students_t(seeds):
         return f"{sign}, not distinguishable from chance at 95%"
     return f"{sign}, {'higher' if gap > 0 else 'lower'}"
 

@@ -4,6 +4,7 @@ set."""
 from collections.abc import Mapping
 
 from jaxrobust.tasks.card import Check
+from jaxrobust.tasks.fit import Fitted
 from jaxrobust.tasks.probe import overfitted
 from jaxrobust.tasks.results import Results, Row
 from jaxrobust.tasks.setup import Method
@@ -33,27 +34,33 @@ def train_row(
     def compute() -> Row:
         stage = stage_name(method, kind, seed)
         fitted = trainer.train(stage, method, subset, seed, steps)
-        attack = trainer.attack_seconds(method, fitted.state, steps)
-        attack = min(attack, fitted.seconds)
         generated = subset.index >= trainer.pool.num_original
         return {
-            **trainer.evaluate(fitted.state),
-            **fitted.probe,
-            "steps": steps,
+            **measured(trainer, method, fitted, steps),
             "train_images": len(subset.index),
             **_selection(trainer, method, subset),
             "generated_share": float(generated.mean()),
-            "attack_seconds": attack,
             "score_seconds": selection_costs.get("score_seconds", 0.0),
             "select_seconds": selection_costs.get("select_seconds", 0.0),
             "rounds_seconds": selection_costs.get("train_seconds", 0.0)
             + selection_costs.get("attack_seconds", 0.0),
-            "train_seconds": fitted.seconds - attack,
-            "compile_seconds": fitted.compile_seconds,
             "baseline": _is_baseline(method, kind),
         }
 
     return results.row(name, seed, compute)
+
+
+def measured(trainer: Trainer, method: Method, fitted: Fitted, steps: int) -> Row:
+    """What a trained network can do, and where the time of its training went."""
+    attack = min(trainer.attack_seconds(method, fitted.state, steps), fitted.seconds)
+    return {
+        **trainer.evaluate(fitted.state),
+        **fitted.probe,
+        "steps": steps,
+        "attack_seconds": attack,
+        "train_seconds": fitted.seconds - attack,
+        "compile_seconds": fitted.compile_seconds,
+    }
 
 
 def _is_baseline(method: Method, kind: str) -> bool:
@@ -68,13 +75,12 @@ def _selection(trainer: Trainer, method: Method, subset: Subset) -> Row:
     spec = method.selection.spec
     if spec["name"] == "all":
         return {}
-    return {
-        "selection": "adaptive" if method.selection.adaptive else spec["name"],
-        "keep": spec["keep"],
-        "relative_cost": method.relative_cost,
-        "steps_per_epoch": len(subset.index)
-        // trainer.setup.config["train"]["batch_size"],
-    }
+    batch_size = trainer.setup.config["train"]["batch_size"]
+    epoch = {"steps_per_epoch": len(subset.index) // batch_size}
+    if method.selection.adaptive:  # its share and its cost change as it goes
+        return {"selection": "adaptive", **epoch}
+    share = {"keep": spec["keep"], "relative_cost": method.relative_cost}
+    return {"selection": spec["name"], **share, **epoch}
 
 
 def stage_name(method: Method, kind: str, seed: int) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from jaxrobust import data, losses, optim, registry, sharding
+from jaxrobust import data, losses, metrics, optim, registry, sharding
 from jaxrobust.attacks import ATTACKS
 from jaxrobust.attacks.pgd import pgd_split
 from jaxrobust.augment import Augment, make_augment
@@ -20,8 +20,9 @@ from jaxrobust.evaluators import AccuracyPass
 from jaxrobust.models import MODELS
 from jaxrobust.objectives import OBJECTIVES, Objective
 from jaxrobust.selection import in_batch
-from jaxrobust.selection.in_batch import Select
+from jaxrobust.selection.in_batch import Craft, Select
 from jaxrobust.threat import ThreatModel, make_threat
+from jaxrobust.train_step import make_craft
 from jaxrobust.types import Attack
 
 Config = Mapping[str, Any]
@@ -54,6 +55,11 @@ class Method:
     attack_steps: float
     """Gradients of the attack: 1 in FGSM-RS and N-FGSM."""
     selection: Selection
+
+    @property
+    def craft(self) -> Craft:
+        """How a step of it attacks."""
+        return make_craft(self.objective, self.attack)
 
     @property
     def gradients(self) -> float:
@@ -112,6 +118,7 @@ def build_setup(config: Config) -> Setup:
             "train.keep = best_val needs data.val_count and train.probe_every_steps "
             "above 0: a checkpoint is never chosen by test images"
         )
+    registry.lookup("train.weight_norm", metrics.MEANS, train["weight_norm"])
     # Built once to be checked; the trainer builds them for their own number of steps.
     optim.make_optimiser(config["optim"], total_steps=1)
     build_augment(config["augment"], splits.train.num_classes, num_original=1)
@@ -198,7 +205,7 @@ def build_method(name: str, spec: Config, threat: ThreatModel) -> Method:
             name=name,
             objective=objective,
             attack=attack,
-            attack_steps=_attack_gradients(attack_spec),
+            attack_steps=attack_gradients(attack_spec),
             selection=build_selection(
                 spec.pop("select"), attack_spec, objective, threat
             ),
@@ -255,16 +262,29 @@ def build_evaluations(
     spec: Config, threat: ThreatModel, mesh: Mesh
 ) -> dict[str, AccuracyPass]:
     """The passes of the results table: "clean" and each of `config.eval.attacks`."""
+    attacks = {"clean": {"name": "none"}, **spec["attacks"]}
     size = spec["batch_size"]
-    clean = build_attack("attack", {"name": "none"}, threat)
-    passes = {"clean": AccuracyPass(clean, threat, size, mesh)}
-    for name, attack_spec in spec["attacks"].items():
-        attack = build_attack("attack", attack_spec, threat)
-        passes[name] = AccuracyPass(attack, threat, size, mesh)
-    return passes
+    return {
+        name: build_pass(attack_spec, threat, size, mesh)
+        for name, attack_spec in attacks.items()
+    }
 
 
-def _attack_gradients(spec: Config) -> float:
+def build_pass(
+    spec: Config,
+    threat: ThreatModel,
+    batch_size: int,
+    mesh: Mesh,
+    count_outside: bool = True,
+) -> AccuracyPass:
+    """The accuracy under the attack of `spec`, in any ball of the norm of `threat`."""
+    make_attack(spec, threat)  # so that a mistake shows now
+    make = partial(make_attack, dict(spec))
+    return AccuracyPass(make, batch_size, mesh, count_outside)
+
+
+def attack_gradients(spec: Config) -> float:
+    """How many gradients by the image an attack takes."""
     if spec["name"] in ("none", "random_noise"):
         return 0.0
     return float(spec.get("num_steps", 1) * spec.get("num_restarts", 1))

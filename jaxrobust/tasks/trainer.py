@@ -1,9 +1,10 @@
 """Train, evaluate and score networks of one run, compiling each program once."""
 
+import dataclasses
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -15,12 +16,25 @@ from jax import Array
 from jaxrobust import optim, rng, sharding
 from jaxrobust.loader import Feed, Pool, to_unit
 from jaxrobust.progress import Progress
-from jaxrobust.selection import adaptive
-from jaxrobust.state import bind, create_state, eval_variables, init_variables
+from jaxrobust.samplers import FixedSampler, Sampler
+from jaxrobust.selection import Frozen, adaptive
+from jaxrobust.state import (
+    bind,
+    bind_features,
+    create_state,
+    eval_variables,
+    init_variables,
+)
 from jaxrobust.tasks.fit import Fitted, Stage, fit
 from jaxrobust.tasks.probe import make_probe, warn_if_overfitted
 from jaxrobust.tasks.setup import Method, Setup, build_augment
-from jaxrobust.train_step import Program, SizedProgram, StepOptions, make_train_step
+from jaxrobust.train_step import (
+    Program,
+    SizedProgram,
+    StepOptions,
+    make_program,
+    make_train_step,
+)
 from jaxrobust.types import Batch, LogitsFn, Subset, TrainState
 from jaxrobust.workdir import Workdir
 
@@ -74,16 +88,30 @@ class Trainer:
     ) -> Fitted:
         """Train `method` from scratch on `subset`; continues the stage where it
         stood."""
-        epoch = max(len(subset.index) // self.setup.config["train"]["batch_size"], 1)
-        program, tx = self._program(method, num_steps, epoch)
+        batch_size = self.setup.config["train"]["batch_size"]
+        sampler = FixedSampler(subset, seed, batch_size)
+        size = len(subset.index)
+        return self.train_on(name, method, sampler, size, seed, num_steps)
+
+    def train_on(
+        self,
+        name: str,
+        method: Method,
+        sampler: Sampler,
+        epoch_images: int,
+        seed: int,
+        num_steps: int,
+    ) -> Fitted:
+        """The same on whatever `sampler` hands out, `epoch_images` to an epoch."""
+        epoch = max(epoch_images // self.setup.config["train"]["batch_size"], 1)
+        optimiser = optim.make_optimiser(self.setup.config["optim"], num_steps)
         return fit(
             self.stage(name, method, num_steps),
-            program,
-            self.fresh_state(tx, seed, method),
+            self._program(method, num_steps, epoch),
+            self.fresh_state(optimiser, seed, method),
             sharding.replicate_key(rng.purpose_key(seed, "train"), self.setup.mesh),
             self.feed,
-            subset,
-            seed,
+            sampler,
             self.workdir,
             self.progress,
             partial(self._watch, method),
@@ -112,20 +140,41 @@ class Trainer:
         are."""
         return bind(self.setup.model, eval_variables(state), bn="running")
 
+    def frozen(self, state: TrainState) -> Frozen:
+        """The same as scores see it."""
+        variables = eval_variables(state)
+        return Frozen(self.logits_fn(state), bind_features(self.setup.model, variables))
+
     def evaluate(self, state: TrainState) -> dict[str, float]:
         """`<name>_acc` on the whole test set for every evaluation, and the largest
         perturbation that any of them used."""
         index = np.arange(len(self.setup.splits.test))
         key = sharding.replicate_key(rng.purpose_key(0, "eval"), self.setup.mesh)
-        row, farthest = {}, 0.0
+        row, distances = {}, []
         for name, evaluation in self.setup.evaluations.items():
-            found = evaluation(self.logits_fn(state), self.test_feed, index, key)
+            found = evaluation(
+                self.logits_fn(state), self.test_feed, index, key, self.setup.threat
+            )
             row[f"{name}_acc"] = found.value
-            farthest = max(farthest, found.distance)
-        return {**row, "max_distance": farthest}
+            distances.append(found.distance)
+        # Not Python's max: that loses a NaN.
+        return {**row, "max_distance": float(np.max(distances))}
+
+    @cached_property
+    def forward_flops(self) -> float:
+        """Floating point operations of one image's forward pass, by XLA's count of
+        plain convolutions."""
+        setup, model = self.setup, self.setup.model
+        model = model.clone(layers=dataclasses.replace(model.layers, conv="xla"))
+        shapes = jax.eval_shape(self._init, jax.random.key(0))
+        image = jax.ShapeDtypeStruct((8, *setup.image_shape), jnp.float32)
+        run = jax.jit(lambda variables, x: bind(model, variables, "running")(x))
+        cost = run.lower(shapes, image).cost_analysis() or {}
+        return cost.get("flops", 0.0) / 8
 
     def attack_seconds(self, method: Method, state: TrainState, steps: int) -> float:
-        """What `steps` training attacks take, from the fastest of a few, timed now.
+        """What `steps` training attacks take, with the selection around them, from the
+        fastest of a few, timed now.
 
         Timed anew after each training: a busy machine should slow both alike.
         """
@@ -148,46 +197,54 @@ class Trainer:
 
     def _timed_attack(self, method: Method):
         if method.name not in self._attacks:
+            # Of an adaptive method any size: all of its rows are attacked.
+            select = next(iter(method.selection.selects.values()))
+            craft = method.craft
 
             @jax.jit
             def run(logits_fn: LogitsFn, batch: Batch) -> Array:
-                keys = rng.per_example(jax.random.key(0), batch.index)
-                target = method.objective.target(logits_fn, batch)
-                return method.attack(keys, logits_fn, batch.image, target)
+                keys = rng.step_keys(jax.random.key(0), 0)
+                return select(keys, logits_fn, batch, craft).x_adv
 
             self._attacks[method.name] = run
         return self._attacks[method.name]
 
-    def _program(self, method: Method, num_steps: int, epoch_steps: int):
-        """The compiled step of `method` over a schedule of `num_steps`, and its
-        optimiser."""
-        selection = method.selection
-        key = (method.name, num_steps, epoch_steps * selection.adaptive)
+    def _program(
+        self, method: Method, num_steps: int, epoch_steps: int
+    ) -> Program | SizedProgram:
+        """The compiled step of `method`; one serves runs of any length, but for weight
+        perturbation and adaptive selection, which begin and end at steps of their own.
+        """
+        adapts = epoch_steps * method.selection.adaptive
+        awp_start = round(num_steps * method.awp_start_percent / 100)
+        key = (method.name, adapts, awp_start * (method.awp_gamma > 0))
         if key not in self._programs:
             setup, train = self.setup, self.setup.config["train"]
-            tx = optim.make_optimiser(setup.config["optim"], num_steps)
-            augment = build_augment(
-                setup.config["augment"], setup.num_classes, self.pool.num_original
-            )
             options = StepOptions(
                 attack_bn=method.attack_bn,
                 ema_decay=train["ema_decay"],
                 awp_gamma=method.awp_gamma,
-                awp_start_step=round(num_steps * method.awp_start_percent / 100),
-                adaptive_epoch_steps=epoch_steps * selection.adaptive,
+                awp_start_step=awp_start,
+                weight_norm=train["weight_norm"],
+                adaptive_epoch_steps=adapts,
             )
             steps = {
                 size: make_train_step(
-                    setup.model, tx, method.objective, method.attack, select, augment,
+                    setup.model,
+                    optim.make_optimiser(setup.config["optim"], num_steps),
+                    method.objective,
+                    method.attack,
+                    select,
+                    build_augment(
+                        setup.config["augment"],
+                        setup.num_classes,
+                        self.pool.num_original,
+                    ),
                     options,
                 )
-                for size, select in selection.selects.items()
-            }  # fmt: skip
-            if selection.adaptive:
-                self._programs[key] = SizedProgram(steps, setup.mesh), tx
-            else:
-                (step,) = steps.values()
-                self._programs[key] = Program(step, setup.mesh), tx
+                for size, select in method.selection.selects.items()
+            }
+            self._programs[key] = make_program(steps, setup.mesh)
         return self._programs[key]
 
 

@@ -52,7 +52,7 @@ def make_step(model, num_steps: int = NUM_STEPS):
 def plain_options():
     """(augment, options): neither augmentation nor averaging nor perturbed weights."""
     augment = make_augment(0, False, 0.0, 0.0, "all", 10, 0)
-    return augment, StepOptions("batch", 0.0, 0.0, 0)
+    return augment, StepOptions("batch", 0.0, 0.0, 0, "batch")
 
 
 def make_runner(

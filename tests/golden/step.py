@@ -63,7 +63,7 @@ def golden(name: str) -> dict[str, float]:
     threat = make_threat("linf", 0.1)
     objective = registry.build("objective", OBJECTIVES, {"name": name, **SPECS[name]})
     attack = registry.build("attack", ATTACKS, PGD, threat=threat, loss=objective.inner)
-    options = StepOptions("batch", 0.99, 0.0, 0)
+    options = StepOptions("batch", 0.99, 0.0, 0, "batch")
     augment = make_augment(**AUGMENT)
     step = make_train_step(model, tx, objective, attack, all_rows(), augment, options)
     state = create_state(variables_of(model), tx, with_ema=True)

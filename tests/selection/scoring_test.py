@@ -7,8 +7,8 @@ import pytest
 from jaxrobust import losses, scores
 from jaxrobust.attacks import ATTACKS
 from jaxrobust.loader import Feed, Pool
-from jaxrobust.selection import ScoringPass
-from jaxrobust.state import bind
+from jaxrobust.selection import Frozen, ScoringPass
+from jaxrobust.state import bind, bind_features
 from jaxrobust.threat import make_threat
 from tests.helpers import TinyNet, image_keys, variables_of
 
@@ -19,9 +19,11 @@ SCORES = {
     "nat": scores.w_nat("softmax"),
     "margin": scores.margin(),
     "slope": scores.input_gradient("adversarial"),
+    "grand": scores.last_layer_gradient("adversarial"),
 }
 KEY = jax.random.key(7)
 LOGITS_FN = bind(NET, variables_of(NET), "running")
+FEATURES_FN = bind_features(NET, variables_of(NET))
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,8 @@ def score(images, mesh):
         if batch_size not in passes:
             passes[batch_size] = ScoringPass(ATTACK, SCORES, batch_size, mesh)
         feed = Feed(Pool((images,)), mesh, device_gb)
-        return passes[batch_size](LOGITS_FN, feed, np.asarray(index), KEY)
+        network = Frozen(LOGITS_FN, FEATURES_FN)
+        return passes[batch_size](network, feed, np.asarray(index), KEY)
 
     return run
 
@@ -51,6 +54,7 @@ def test_scores_are_those_of_each_image_under_its_own_key(score, images):
             "nat": SCORES["nat"](seen),
             "margin": SCORES["margin"](seen),
             "slope": SCORES["slope"].of(LOGITS_FN, attacked),
+            "grand": SCORES["grand"].of(FEATURES_FN, attacked),
         }
 
     expected = by_hand(image_keys(np.arange(40)))

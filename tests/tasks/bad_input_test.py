@@ -79,6 +79,29 @@ def test_a_mistake_gets_one_line(capsys, tmp_path, arguments, hints):
         assert hint in said
 
 
+@pytest.mark.parametrize(
+    "change, hints",
+    (
+        ("budgets=(1.5,)", ["budgets", "between 0 and 1"]),
+        ("budgets=(0.01,)", ["larger than the 1 images"]),
+        ("rules=('stps',)", ["stps", "steps"]),
+        ("method=pgd_a", ["pgd_a", "pgd_at"]),
+        ("choices.grand_mid.order=mild", ["mild", "mid"]),
+        ("choices.stability.tracker=stable", ["stable", "stability"]),
+        ("choices.stability.on=dirty", ["dirty", "clean", "adversarial"]),
+        ("choices.before.select.look=strat", ["strat", "start"]),
+        ("look_every_steps=0", ["look_every_steps"]),
+        ("ranking_steps=0", ["ranking_steps"]),
+        ("autoattack=standart", ["standart", "standard"]),
+    ),
+)
+def test_a_mistake_in_a_comparison_gets_one_line(capsys, tmp_path, change, hints):
+    recipe = "--config=configs/compare.py:smoke"
+    said = refuse(capsys, tmp_path / "run", recipe, f"--config.comparison.{change}")
+    for hint in hints:
+        assert hint in said
+
+
 def images(count: int = 40) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, 8, 8, 1), np.uint8)
 

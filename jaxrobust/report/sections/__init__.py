@@ -6,11 +6,13 @@ from jaxrobust.report.page import Section
 from jaxrobust.report.run import Run
 from jaxrobust.report.sections.accuracy import accuracy_dots
 from jaxrobust.report.sections.answer import answer
+from jaxrobust.report.sections.budget_curves import budget_curves
 from jaxrobust.report.sections.checks import failed_checks, passed_checks
 from jaxrobust.report.sections.curves import training_curves
 from jaxrobust.report.sections.examples import fooled_examples
 from jaxrobust.report.sections.generated import generated_images
 from jaxrobust.report.sections.images import image_grids
+from jaxrobust.report.sections.pareto import pareto
 from jaxrobust.report.sections.per_class import class_accuracies
 from jaxrobust.report.sections.provenance import configuration, provenance, run_again
 from jaxrobust.report.sections.results import results
@@ -24,6 +26,8 @@ from jaxrobust.report.sections.worst_case import worst_case
 SECTIONS: tuple[Callable[[Run], Section | None], ...] = (
     failed_checks,
     answer,
+    budget_curves,
+    pareto,
     results,
     worst_case,
     radius_curves,

@@ -1,6 +1,7 @@
 """Accuracies as dots, one a seed: whether methods differ by more than seeds do."""
 
 from jaxrobust.report import style
+from jaxrobust.report.comparison import by_rule, is_comparison, short_name
 from jaxrobust.report.numbers import (
     is_accuracy,
     is_number,
@@ -10,9 +11,10 @@ from jaxrobust.report.numbers import (
     seed_count,
     suite_names,
 )
-from jaxrobust.report.page import Picture, Pictures, Section, slug
+from jaxrobust.report.page import Block, Fold, Picture, Pictures, Section, slug
 from jaxrobust.report.run import Row, Run
 
+_COMPARED = "pgd_acc"  # of a comparison, which has many rows, the one shown first
 _ROOM = 3  # an outlier may stretch the scale to this many times the others' range
 
 
@@ -22,21 +24,28 @@ def accuracy_dots(run: Run) -> Section | None:
     one_seed = all(seed_count(row) == 1 for row in run.rows)
     if not keys or (one_seed and suite_names(run.rows)):
         return None  # many attacks on one seed: their table says it all
-    pictures = tuple(_dots(run, key) for key in keys)
+    groups = by_rule(run.rows).items()
+    shown = {key: [_dots(run, rows, key, r) for r, rows in groups] for key in keys}
     caption = (
         "One dot a seed, a bar at their mean; baselines in grey. Each plot has its own "
         "scale, which need not begin at 0; a row far below it is given as a number."
     )
-    return Section("Accuracy by seed", (Pictures(pictures, caption),))
+    first = [_COMPARED] if is_comparison(run.rows) and _COMPARED in keys else keys
+    opened = tuple(picture for key in first for picture in shown.pop(key))
+    blocks: list[Block] = [Pictures(opened, caption)]
+    rest = tuple(picture for pictures in shown.values() for picture in pictures)
+    if rest:
+        blocks.append(Fold("The other accuracies", (Pictures(rest, "As above."),)))
+    return Section("Accuracy by seed", tuple(blocks))
 
 
-def _dots(run: Run, key: str) -> Picture:
-    rows = [row for row in run.rows if is_number(row.get(key))]
+def _dots(run: Run, rows: list[Row], key: str, rule: str) -> Picture:
+    rows = [row for row in rows if is_number(row.get(key))]
     values = [_values(run, row, key) for row in rows]
     shown = on_scale(values)
     figure = style.canvas(style.HALF, 76 + 23 * len(rows))
-    title = f"{label(key, rows)} accuracy"
-    names = [str(row.get("name", "")) for row in rows]
+    title = f"{label(key, rows)} accuracy" + (f", {rule}" if rule else "")
+    names = [short_name(row) for row in rows]
     axes = style.rows_panel(figure, title, names, bottom=42, right=16)
     style.rule(axes, "both")
     for i, row in enumerate(rows):
@@ -47,7 +56,8 @@ def _dots(run: Run, key: str) -> Picture:
             _off_scale(axes, i, f"← {percent(row[key])}", color)
     axes.margins(x=0.06)
     style.name_axes(axes, x="test accuracy (%)")
-    return Picture(f"accuracy-{slug(key)}", figure, f"{title} of every row, by seed")
+    name = f"accuracy-{slug(f'{key} {rule}')}"
+    return Picture(name, figure, f"{title} of every row, by seed")
 
 
 def on_scale(values: list[list[float]]) -> set[int]:

@@ -2,6 +2,7 @@
 
 import math
 
+from jaxrobust.report.comparison import by_rule, is_comparison, short_name
 from jaxrobust.report.numbers import (
     cell,
     is_accuracy,
@@ -12,7 +13,7 @@ from jaxrobust.report.numbers import (
     seed_count,
     suite_names,
 )
-from jaxrobust.report.page import Block, Cell, Fold, Section, Table
+from jaxrobust.report.page import Block, Cell, Fold, Section, Table, Text
 from jaxrobust.report.run import Row, Run
 
 _CLAIM_SEEDS = 3  # fewer seeds support no claim of a difference
@@ -22,7 +23,10 @@ def results(run: Run) -> Section | None:
     """The table of rows, with one table of single seeds folded under it."""
     if not run.rows:
         return None
-    blocks: list[Block] = [_headline(run.rows)]
+    blocks: list[Block] = []
+    for rule, rows in by_rule(run.rows).items():
+        blocks += [Text(f"{rule.capitalize()}:")] if rule else []
+        blocks.append(_headline(rows))
     if any(seed_count(row) > 1 for row in run.rows) and run.runs:
         blocks.append(Fold("Every single seed", (_single_seeds(run.runs),)))
     return Section("Results", tuple(blocks))
@@ -36,10 +40,10 @@ def _headline(rows: list[Row]) -> Table:
         (_name(row), *(cell(row, key, best.get(key) == i) for key in keys))
         for i, row in enumerate(rows)
     )
-    header = ("Objective / data", *(_title(key, rows) for key in keys))
+    header = (_who(rows), *(_title(key, rows) for key in keys))
     marked = any(i is not None for i in best.values())
     same = ", ".join(
-        f"{_title(key, rows).lower()} {text}" for key, text in shared.items()
+        f"{_inside(_title(key, rows))} {text}" for key, text in shared.items()
     )
     note = _note(rows, marked) + (f" The same in every row: {same}." if same else "")
     return Table(header, body, note=note)
@@ -70,7 +74,7 @@ def _single_seeds(runs: list[Row]) -> Table:
         for row in runs
     )
     titles = (_title(key, runs) for key in keys)
-    return Table(("Objective / data", "Seed", *titles), body)
+    return Table((_who(runs), "Seed", *titles), body)
 
 
 def best_row(rows: list[Row], key: str) -> int | None:
@@ -120,7 +124,16 @@ def _note(rows: list[Row], marked: bool) -> str:
 
 
 def _name(row: Row) -> Cell:
-    return Cell(str(row.get("name", "")), tag="baseline" if row.get("baseline") else "")
+    return Cell(short_name(row), tag="baseline" if row.get("baseline") else "")
+
+
+def _inside(title: str) -> str:
+    """A title inside of a sentence; a unit keeps its capitals."""
+    return title[:1].lower() + title[1:]
+
+
+def _who(rows: list[Row]) -> str:
+    return "Choice / budget" if is_comparison(rows) else "Objective / data"
 
 
 def _title(key: str, rows: list[Row]) -> str:

@@ -5,9 +5,19 @@ from statistics import stdev
 from matplotlib.patches import Patch
 
 from jaxrobust.report import style
+from jaxrobust.report.comparison import by_rule, is_comparison, short_name
 from jaxrobust.report.in_batch import reference_row
 from jaxrobust.report.numbers import is_number, label, percent
-from jaxrobust.report.page import Cell, Picture, Pictures, Section, Table
+from jaxrobust.report.page import (
+    Block,
+    Cell,
+    Fold,
+    Picture,
+    Pictures,
+    Section,
+    Table,
+    slug,
+)
 from jaxrobust.report.run import Row, Run
 
 _PARTS = {
@@ -15,26 +25,38 @@ _PARTS = {
     "score_seconds": ("Score", style.AMBER),
     "select_seconds": ("Select", style.GREEN),
     "train_seconds": ("Train", style.BLUE),
+    "rounds_seconds": ("Ranking network", style.PINK),
 }
+_COMPARED_ONLY = "rounds_seconds"  # part of what a comparison counts as time
 _MEASURED, _COUNTED = "Relative (%)", "Arithmetic (%)"
 
 
 def time_split(run: Run) -> Section | None:
     """Stacked bars of seconds and of shares for each row, and the same as a table."""
-    rows = [row for row in run.rows if any(is_number(row.get(key)) for key in _PARTS)]
+    compared = is_comparison(run.rows)
+    keys = [key for key in _PARTS if compared or key != _COMPARED_ONLY]
+    rows = [row for row in run.rows if any(is_number(row.get(key)) for key in keys)]
     if not rows:
         return None
-    parts = [key for key in _PARTS if any(is_number(row.get(key)) for row in rows)]
+    parts = [key for key in keys if any(is_number(row.get(key)) for row in rows)]
     caption = "Mean over the seeds; only the parts that the run measured."
-    bars = Pictures((_bars(rows, parts, False), _bars(rows, parts, True)), caption)
-    return Section("Time", (bars, _table(run, rows, parts)))
+    table = _table(run, rows, parts)
+    groups = by_rule(rows).items()
+    seconds = tuple(_bars(group, parts, False, rule) for rule, group in groups)
+    shares = tuple(_bars(group, parts, True, rule) for rule, group in groups)
+    if not compared:
+        return Section("Time", (Pictures((*seconds, *shares), caption), table))
+    rest: tuple[Block, ...] = (Pictures(shares, "As above."), table)
+    fold = Fold("Shares of each part, and the numbers", rest)
+    return Section("Time", (Pictures(seconds, caption), fold))
 
 
-def _bars(rows: list[Row], parts: list[str], shares: bool) -> Picture:
+def _bars(rows: list[Row], parts: list[str], shares: bool, rule: str) -> Picture:
     title, unit = (
         ("Share of each part", "%") if shares else ("Seconds of each part", "seconds")
     )
-    names = [str(row.get("name", "")) for row in rows]
+    title += f", {rule}" if rule else ""
+    names = [short_name(row) for row in rows]
     figure = style.canvas(style.HALF, 106 + 23 * len(rows))
     axes = style.rows_panel(figure, title, names, bottom=70, right=16)
     style.rule(axes, "x")
@@ -61,11 +83,15 @@ def _bars(rows: list[Row], parts: list[str], shares: bool) -> Picture:
         borderaxespad=0.2,
     )
     alt = f"{title} ({unit}), for every row: attack, score, select, train"
-    return Picture("time-share" if shares else "time-seconds", figure, alt)
+    alt += ", ranking network" if _COMPARED_ONLY in parts else ""
+    name = slug(f"time {'share' if shares else 'seconds'} {rule}")
+    return Picture(name, figure, alt)
 
 
 def _table(run: Run, rows: list[Row], parts: list[str]) -> Table:
-    seen = dict.fromkeys(key for row in rows for key in row if key not in _PARTS)
+    seen = dict.fromkeys(key for row in rows for key in row if key not in parts)
+    if is_comparison(rows):
+        seen.pop("total_seconds", None)  # the sum of these parts
     others = [
         key
         for key in seen
@@ -93,7 +119,8 @@ def _table(run: Run, rows: list[Row], parts: list[str]) -> Table:
     notes = ["Columns after the sum are not part of it."] if others else []
     if reference and compared:
         notes.append(_compared_note(reference, compared))
-    return Table(("Objective / data", *names), body, note=" ".join(notes))
+    who = "Choice / budget" if is_comparison(rows) else "Objective / data"
+    return Table((who, *names), body, note=" ".join(notes))
 
 
 def _compared(

@@ -1,0 +1,137 @@
+"""Which images a training run sees, step by step: one subset, or one that changes.
+
+What a sampler hands out is a function of the step and of subsets that are kept on disk,
+so a resumed run sees the same images.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from jaxrobust import loader, rng
+from jaxrobust.types import Subset, TrainState
+
+
+class Sampler(Protocol):
+    """Asked by the training loop; every process gets the same answers."""
+
+    def chooses(self, step: int) -> bool:
+        """Whether the state at `step` is needed to choose what comes from there on; no
+        chunk of steps reaches across."""
+        ...
+
+    def batches(
+        self, state: TrainState, step: int, count: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Pool positions i32[count,B] and weights f32[count,B] of the steps from `step`
+        on, where `state` is."""
+        ...
+
+
+class FixedSampler:
+    """One subset, a new order in each epoch."""
+
+    def __init__(self, subset: Subset, seed: int, batch_size: int):
+        self.subset, self.seed, self.batch_size = subset, seed, batch_size
+
+    def chooses(self, step: int) -> bool:
+        """Never: nothing is chosen."""
+        return False
+
+    def batches(self, state: TrainState, step: int, count: int):
+        """As `Sampler`."""
+        return loader.batches(self.subset, self.seed, self.batch_size, step, count)
+
+
+class RedrawnSampler:
+    """A new random subset of `budget` images in every epoch of that many images.
+
+    Ref: Okanovic et al., Repeated Random Sampling for Minimizing the Time-to-Accuracy
+    of Learning, arXiv:2305.18424 (with replacement between epochs).
+    """
+
+    def __init__(self, size: int, budget: int, seed: int, batch_size: int):
+        self.size, self.budget = size, budget
+        self.seed, self.batch_size = seed, batch_size
+        self.per_epoch = loader.steps_per_epoch(budget, batch_size)
+
+    def chooses(self, step: int) -> bool:
+        """Never: the draws need no network."""
+        return False
+
+    def subset(self, epoch: int) -> Subset:
+        """The images of an epoch."""
+        return Subset.uniform(
+            rng.host_choice(self.seed, DRAWS + epoch, self.size, self.budget)
+        )
+
+    def batches(self, state: TrainState, step: int, count: int):
+        """As `Sampler`."""
+        found = [
+            loader.batches(
+                self.subset(at // self.per_epoch), self.seed, self.batch_size, at, 1
+            )
+            for at in range(step, step + count)
+        ]
+        index, weight = zip(*found)
+        return np.concatenate(index), np.concatenate(weight)
+
+
+class PeriodicSampler:
+    """A subset chosen anew every `period_steps`, by the network as it is then.
+
+    `choose(step, state)` gives the subset from `step` on, a multiple of the period; it
+    keeps what it has chosen, as it is asked again with a later state, or after a
+    restart. Steps before the first period train on `first`.
+    """
+
+    def __init__(
+        self,
+        first: Subset,
+        choose: Callable[[int, TrainState], Subset],
+        period_steps: int,
+        seed: int,
+        batch_size: int,
+    ):
+        self.first, self.choose, self.period_steps = first, choose, period_steps
+        self.seed, self.batch_size = seed, batch_size
+
+    def chooses(self, step: int) -> bool:
+        """At multiples of the period."""
+        return step > 0 and step % self.period_steps == 0
+
+    def batches(self, state: TrainState, step: int, count: int):
+        """As `Sampler`."""
+        origin = step // self.period_steps * self.period_steps
+        subset = self.choose(origin, state) if origin else self.first
+        return loader.batches(subset, self.seed, self.batch_size, step, count, origin)
+
+
+class WatchedSampler:
+    """Another sampler, and `look(step, state)` every `every_steps` steps."""
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        look: Callable[[int, TrainState], object],
+        every_steps: int,
+    ):
+        self.sampler, self.look, self.every_steps = sampler, look, every_steps
+
+    def chooses(self, step: int) -> bool:
+        """Where the other one does, and where there is something to see."""
+        return self._looks(step) or self.sampler.chooses(step)
+
+    def _looks(self, step: int) -> bool:
+        return step > 0 and step % self.every_steps == 0
+
+    def batches(self, state: TrainState, step: int, count: int):
+        """As `Sampler`."""
+        if self._looks(step):
+            self.look(step, state)
+        return self.sampler.batches(state, step, count)
+
+
+DRAWS = 1_000_000
+"""Random streams of redrawn subsets begin here, apart from those of other choices."""

@@ -1,0 +1,151 @@
+"""Ranking a pool with a trained network: score every image, choose, say what was done.
+
+Times leave compilation out: each program runs once before it is timed.
+"""
+
+import inspect
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxrobust import registry, rng, sharding
+from jaxrobust.errors import UserError
+from jaxrobust.scores import SCORES, AnyScore, w_bdy, w_nat
+from jaxrobust.selection import Manifest, ScoringPass, take_top
+from jaxrobust.tasks.setup import Config, Setup, build_attack
+from jaxrobust.tasks.trainer import Trainer
+from jaxrobust.types import TrainState
+
+MIXED = 998
+"""The random stream of the order in which equal scores are taken."""
+
+
+def build_scoring(setup: Setup) -> ScoringPass:
+    """The scoring pass of `config.score`: the ranking score and both of its risks."""
+    scores = {
+        "score": registry.build("score", SCORES, setup.config["score"]["ranking"]),
+        "w_nat": w_nat("softmax"),
+        "w_bdy": w_bdy("softmax"),
+    }
+    return scoring_pass(setup, scores)
+
+
+def scoring_pass(setup: Setup, scores: Mapping[str, AnyScore]) -> ScoringPass:
+    """A pass of these scores under the attack of `config.score`."""
+    spec: Config = setup.config["score"]
+    attack = build_attack("scoring attack", spec["attack"], setup.threat)
+    sharding.check_batch_size(spec["batch_size"], setup.mesh)
+    return ScoringPass(attack, scores, spec["batch_size"], setup.mesh)
+
+
+def score_pool(
+    trainer: Trainer,
+    scoring: ScoringPass,
+    state: TrainState,
+    index: np.ndarray,
+    seed: int,
+) -> tuple[dict[str, np.ndarray], float]:
+    """What `scoring` gives pool positions `index` by the network, [N, ...] each; and
+    the seconds that took."""
+    mesh = trainer.setup.mesh
+    key = sharding.replicate_key(rng.purpose_key(seed, "score"), mesh)
+    network = trainer.frozen(state)
+    jax.block_until_ready(scoring(network, trainer.feed, index[:1], key))
+    start = time.monotonic()
+    found = scoring(network, trainer.feed, index, key)
+    scores = jax.block_until_ready(sharding.gather(found, mesh))
+    seconds = time.monotonic() - start
+    return {name: np.asarray(value) for name, value in scores.items()}, seconds
+
+
+def choose(
+    trainer: Trainer,
+    scores: Mapping[str, np.ndarray],
+    index: np.ndarray,
+    seed: int,
+    budget: int,
+    order: str,
+    balanced: bool,
+) -> Manifest:
+    """Keep `budget` of the pool positions `index`, by `scores["score"]` f32[N].
+
+    Of equal scores random ones are taken, so that the order of files never counts.
+    Raises `UserError` if a score is not finite.
+    """
+    if not np.isfinite(scores["score"]).all():
+        raise UserError(
+            "a score is not finite: the network diverged; lower optim.learning_rate"
+        )
+    mesh, mixed = trainer.setup.mesh, rng.permutation(seed, MIXED, len(index))
+    label = trainer.pool.label[index]
+    score, of_class = sharding.replicate((scores["score"][mixed], label[mixed]), mesh)
+    key = sharding.replicate_key(rng.purpose_key(seed, "select"), mesh)
+    take = lambda: np.asarray(take_top(score, of_class, key, budget, order, balanced))
+    take()
+    start = time.monotonic()
+    chosen = mixed[take()]
+    seconds = time.monotonic() - start
+    kept = np.zeros(len(index), bool)
+    kept[chosen] = True
+    columns = {
+        **scores,
+        "index": index.astype(np.int64),
+        "source_row": trainer.pool.source_rows[index],
+        "weight": np.ones(len(index), np.float32),
+        "kept": kept,
+        "label": label,
+        "generated": index >= trainer.pool.num_original,
+    }
+    return Manifest(columns, {"select_seconds": seconds})
+
+
+def score_passes(spec: Config, gradients: float) -> float:
+    """Forward passes of an image that a score takes under an attack of so many
+    gradients, each of them two."""
+    attack = 2 * gradients + 1
+    if spec["name"] in ("robust_risk", "w_bdy"):
+        return attack + 1
+    known = inspect.signature(SCORES[spec["name"]]).parameters
+    on = spec.get("on", known["on"].default if "on" in known else "clean")
+    own = 1 if spec["name"] == "input_gradient" else 0
+    return (attack if on == "adversarial" else 1) + own
+
+
+def rank(
+    trainer: Trainer,
+    scoring: ScoringPass,
+    state: TrainState,
+    index: np.ndarray,
+    seed: int,
+    budget: int,
+    order: str,
+    balanced: bool,
+) -> Manifest:
+    """Score pool positions `index` with a trained network and keep `budget` of them."""
+    scores, seconds = score_pool(trainer, scoring, state, index, seed)
+    found = choose(trainer, scores, index, seed, budget, order, balanced)
+    return found._replace(facts={**found.facts, "score_seconds": seconds})
+
+
+def describe(trainer: Trainer, ranking: Manifest, budget: int) -> dict[str, Any]:
+    """What a manifest says of its data and its outcome."""
+    columns, names = ranking.columns, trainer.pool.class_names
+    kept, generated = columns["kept"], columns["generated"]
+    per_class = np.bincount(columns["label"][kept & generated], minlength=len(names))
+    splits = trainer.setup.splits
+    return {
+        "meaning": "kept = trained on; index < num_original is an original image, "
+        "later ones are generated; source_row is the image's row in its own file",
+        "budget": budget,
+        "candidates": len(kept),
+        "kept": int(kept.sum()),
+        "num_original": trainer.pool.num_original,
+        "generated_share": float(np.mean(generated[kept])),
+        "generated_per_class": dict(zip(names, per_class.tolist())),
+        "class_names": list(names),
+        "data_sha256": [part.fingerprint() for part in trainer.pool.parts],
+        "provenance": splits.train.provenance,
+    }

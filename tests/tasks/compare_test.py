@@ -1,0 +1,119 @@
+"""A comparison of choices: complete, fair, resumable, and of use to others."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from jaxrobust import data
+from jaxrobust.main import main
+from jaxrobust.selection import load_manifest
+from tests.tasks.conftest import run_cli
+
+RECIPE = "--config=configs/compare.py:smoke"
+CHOICES = {"before", "full", "grand_mid", "loss_again", "random", "random_redrawn"}
+CHOICES |= {"stability"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run of configs/compare.py:smoke."""
+    workdir = tmp_path_factory.mktemp("compare") / "run"
+    done = run_cli(RECIPE, f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+def results(workdir):
+    return json.loads((workdir / "results.json").read_text())
+
+
+def accuracies(workdir):
+    return {
+        row["name"]: {k: v for k, v in row.items() if k.endswith("_acc")}
+        for row in results(workdir)["runs"]
+        if row["rule"] == "steps"
+    }
+
+
+def test_every_choice_meets_random_of_its_budget(finished):
+    rows = results(finished)["rows"]
+    equal = {(row["choice"], row["budget"]) for row in rows if row["rule"] == "steps"}
+    assert {choice for choice, _ in equal} == CHOICES
+    for choice, budget in equal:
+        assert choice == "full" or ("random", budget) in equal
+    for row in rows:
+        images = 40 if choice_takes_a_subset(row["choice"]) else 100
+        assert row["train_images"] == images
+        assert row["steps"] == 8 or row["rule"] == "time"
+        assert row["by_chance"] == row["choice"].startswith("random")
+
+
+def choice_takes_a_subset(choice):
+    return choice not in ("full", "before")
+
+
+def test_seconds_and_operations_hold_what_choosing_took(finished):
+    rows = {row["name"]: row for row in results(finished)["rows"]}
+    for row in rows.values():
+        keys = ("attack", "train", "rounds", "score", "select")
+        total = sum(row[f"{key}_seconds"] for key in keys)
+        assert row["total_seconds"] == pytest.approx(total)
+        learns = row["choice"] in ("grand_mid", "stability")
+        assert (row["rounds_seconds"] > 0) == learns
+        if row["rule"] == "steps":
+            scores = learns or row["choice"] == "loss_again"
+            assert (row["score_seconds"] > 0) == scores
+    flops = {
+        row["choice"]: row["flops"] for row in rows.values() if row["rule"] == "steps"
+    }
+    assert flops["random"] == flops["full"] == flops["random_redrawn"]
+    assert flops["before"] < flops["random"] < flops["loss_again"] < flops["stability"]
+
+
+def test_random_choice_is_its_own_measure_of_time(finished):
+    rows = {row["name"]: row for row in results(finished)["rows"]}
+    for name in ("random / 40%", "random_redrawn / 40%", "full / 100%"):
+        same, other = rows[name], rows[f"{name} equal time"]
+        assert {**same, "name": "", "rule": ""} == {**other, "name": "", "rule": ""}
+
+
+@pytest.mark.parametrize("name", ("seed0-grand_mid-40", "seed0-stability-40"))
+def test_choices_are_files_that_others_can_use(finished, name):
+    config = json.loads((finished / "config.json").read_text())
+    train = data.load_splits(**config["data"]).train
+    manifest = load_manifest(finished / "selections" / name, train)
+    assert len(manifest.subset.index) == 40
+    assert manifest.facts["seed"] == 0 and manifest.facts["method"]["balanced"]
+    counts = np.bincount(manifest.columns["label"][manifest.columns["kept"]])
+    assert counts.max() - counts.min() <= 1
+
+
+def test_leaderboard_has_percent_by_method_and_seed(finished):
+    table = json.loads((finished / "leaderboard.json").read_text())["digits"]
+    row = next(r for r in results(finished)["runs"] if r["name"] == "random / 40%")
+    entry = table["random / 40%"]["seeds"]["0"]
+    assert entry["pgd_20_acc"] == pytest.approx(100 * row["pgd_acc"])
+    assert entry["total_training_time"] == pytest.approx(row["total_seconds"])
+
+
+def test_a_run_cut_off_in_a_period_goes_on_to_the_same_networks(finished, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished, workdir)
+    (workdir / "results.json").unlink()
+    stage = workdir / "checkpoints" / "seed0" / "loss_again-40"
+    saved = sorted(path.name for path in stage.iterdir() if path.name.isdigit())
+    assert saved == ["4", "8"]
+    shutil.rmtree(stage / "8")
+    for path in (workdir / "selections").glob("seed0-loss_again-40-step*"):
+        path.unlink()
+    assert main(["jaxrobust", RECIPE, f"--workdir={workdir}"]) == 0
+    assert accuracies(workdir) == accuracies(finished)
+
+
+def test_a_finished_run_is_not_redone(finished, capsys):
+    before = (finished / "results.json").read_bytes()
+    assert main(["jaxrobust", RECIPE, f"--workdir={finished}"]) == 0
+    assert (finished / "results.json").read_bytes() == before
+    assert "images/s" not in capsys.readouterr().err
