@@ -81,29 +81,37 @@ class RedrawnSampler:
 class PeriodicSampler:
     """A subset chosen anew every `period_steps`, by the network as it is then.
 
-    `choose(step, state)` gives the subset from `step` on, a multiple of the period; it
-    keeps what it has chosen, as it is asked again with a later state, or after a
-    restart. Steps before the first period train on `first`.
+    The first `first_steps` steps train on `first`. `choose(step, state)` gives the
+    subset from `step` on; it keeps what it has chosen, as it is asked again with a
+    later state, or after a restart.
     """
 
     def __init__(
         self,
         first: Subset,
         choose: Callable[[int, TrainState], Subset],
+        first_steps: int,
         period_steps: int,
         seed: int,
         batch_size: int,
     ):
-        self.first, self.choose, self.period_steps = first, choose, period_steps
+        self.first, self.choose = first, choose
+        self.first_steps, self.period_steps = first_steps, period_steps
         self.seed, self.batch_size = seed, batch_size
 
     def chooses(self, step: int) -> bool:
-        """At multiples of the period."""
-        return step > 0 and step % self.period_steps == 0
+        """At the end of the first steps, and of every period."""
+        return step >= self.first_steps and step == self._origin(step)
+
+    def _origin(self, step: int) -> int:
+        """The step from which on the present subset is in use."""
+        if step < self.first_steps:
+            return 0
+        return step - (step - self.first_steps) % self.period_steps
 
     def batches(self, state: TrainState, step: int, count: int):
         """As `Sampler`."""
-        origin = step // self.period_steps * self.period_steps
+        origin = self._origin(step)
         subset = self.choose(origin, state) if origin else self.first
         return loader.batches(subset, self.seed, self.batch_size, step, count, origin)
 

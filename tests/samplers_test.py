@@ -27,7 +27,7 @@ def periodic(asked=None):
             asked.append(step)
         return SUBSETS[step]
 
-    return PeriodicSampler(SUBSETS[0], choose, period_steps=5, seed=1, batch_size=4)
+    return PeriodicSampler(SUBSETS[0], choose, 5, 5, seed=1, batch_size=4)
 
 
 def samplers():
@@ -96,8 +96,18 @@ def test_periodic_asks_with_the_state_of_a_multiple_of_its_period():
     assert [step for step in range(30) if sampler.chooses(step)] == asked[::3]
 
 
+def test_the_first_steps_may_take_longer_than_a_period():
+    whole = Subset.uniform(np.arange(50))
+    sampler = PeriodicSampler(whole, lambda step, _: SUBSETS[step - 7], 7, 5, 1, 4)
+    assert [s for s in range(30) if sampler.chooses(s)] == [7, 12, 17, 22, 27]
+    seen = collect(sampler, 0, 17)
+    assert len(set(seen[:7].ravel())) == 28
+    assert set(seen[7:12].ravel()) <= set(SUBSETS[0].index)
+    assert set(seen[12:].ravel()) <= set(SUBSETS[5].index)
+
+
 def test_every_period_has_orders_of_its_own():
-    same = PeriodicSampler(SUBSETS[0], lambda *_: SUBSETS[0], 5, 1, 4)
+    same = PeriodicSampler(SUBSETS[0], lambda *_: SUBSETS[0], 5, 5, 1, 4)
     seen = collect(same, 0, 30).reshape(6, 20)
     assert len({tuple(row) for row in seen}) == 6
 

@@ -100,7 +100,15 @@ class Comparison:
                 return
         compute = lambda: self._compute(title, choice, share, seed, steps)
         labels = {"choice": name, "budget": share, "rule": rule}
-        self.results.row(title, seed, lambda: {**compute(), **labels})
+        whole = self.results.find(row_name("full", 1.0, rule), seed)
+
+        def labelled() -> Row:
+            row = {**compute(), **labels}
+            if rule == "epochs" and whole is not None:
+                row["speed_up"] = whole["total_seconds"] / row["total_seconds"]
+            return row
+
+        self.results.row(title, seed, labelled)
 
     def _compute(
         self, title: str, choice: Choice, share: float, seed: int, steps: int

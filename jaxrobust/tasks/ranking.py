@@ -90,16 +90,28 @@ def choose(
     seconds = time.monotonic() - start
     kept = np.zeros(len(index), bool)
     kept[chosen] = True
-    columns = {
+    weight = np.ones(len(index), np.float32)
+    columns = manifest_columns(trainer, index, kept, weight, scores)
+    return Manifest(columns, {"select_seconds": seconds})
+
+
+def manifest_columns(
+    trainer: Trainer,
+    index: np.ndarray,
+    kept: np.ndarray,
+    weight: np.ndarray,
+    scores: Mapping[str, np.ndarray],
+) -> dict[str, np.ndarray]:
+    """What a manifest has of pool positions `index`, all [N]."""
+    return {
         **scores,
         "index": index.astype(np.int64),
         "source_row": trainer.pool.source_rows[index],
-        "weight": np.ones(len(index), np.float32),
+        "weight": weight,
         "kept": kept,
-        "label": label,
+        "label": trainer.pool.label[index],
         "generated": index >= trainer.pool.num_original,
     }
-    return Manifest(columns, {"select_seconds": seconds})
 
 
 def score_passes(spec: Config, gradients: float) -> float:

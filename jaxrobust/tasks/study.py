@@ -86,6 +86,10 @@ class Study:
         chunk = self.trainer.setup.config["train"]["chunk_steps"]
         return max(round(images / self.batch_size / chunk), 1) * chunk
 
+    def part(self, steps: int, percent: float) -> int:
+        """A part of a run in whole chunks of steps, at least one."""
+        return self.whole_chunks(round(steps * percent / 100 * self.batch_size))
+
     def ranker(self, seed: int) -> Fitted:
         """The trained network that ranks for `seed`."""
         if seed not in self._rankers:
@@ -161,22 +165,32 @@ class Study:
 
         `configured` is the choice in words, with its "order" and "balanced".
         """
-        folder, budget = self.trainer.workdir.selections, self.budget(share)
-        manifest = self._manifests.get(name) or read_manifest(folder, name)
-        if manifest is None:
+
+        def make() -> Manifest:
             found = choose(
-                self.trainer, {"score": ranked.score}, self.everything, seed, budget,
-                configured["order"], configured["balanced"],
+                self.trainer, {"score": ranked.score}, self.everything, seed,
+                self.budget(share), configured["order"], configured["balanced"],
             )  # fmt: skip
             facts = {"method": dict(configured), "seed": seed}
-            facts |= {**ranked.facts, **found.facts}
-            facts |= describe(self.trainer, found, budget)
-            manifest = found._replace(facts=facts)
+            return found._replace(facts={**facts, **ranked.facts, **found.facts})
+
+        manifest = self.recall(name, make)
+        took = Costs(select_seconds=manifest.facts["select_seconds"])
+        return manifest.subset, ranked.costs + took
+
+    def recall(self, name: str, make: Callable[[], Manifest]) -> Manifest:
+        """The manifest `name`; made, described and written where there is none yet."""
+        folder = self.trainer.workdir.selections
+        manifest = self._manifests.get(name) or read_manifest(folder, name)
+        if manifest is None:
+            made = make()
+            budget = int(made.columns["kept"].sum())
+            facts = {**made.facts, **describe(self.trainer, made, budget)}
+            manifest = made._replace(facts=facts)
             if sharding.is_lead():
                 write_manifest(folder, name, manifest)
         self._manifests[name] = manifest
-        took = Costs(select_seconds=manifest.facts["select_seconds"])
-        return manifest.subset, ranked.costs + took
+        return manifest
 
     def _look(self, seed: int, step: int, state: Callable[[], TrainState]):
         """The logits of the whole pool at a step of the ranking network."""

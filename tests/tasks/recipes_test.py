@@ -14,8 +14,8 @@ RECIPES = sorted(
     for path in (ROOT / "configs").glob("*.py")
     if path.stem not in ("attack_presets", "base", "__init__")
 )
-ELSEWHERE = ("compare", "hybrid", "evaluate")
-"""Run by the fixture `smoke`, by compare_test.py and by evaluate_test.py."""
+ELSEWHERE = ("compare", "coreset", "hybrid", "evaluate")
+"""Run by the fixture `smoke`, by the tests of the task."""
 
 
 @pytest.mark.parametrize("recipe", [r for r in RECIPES if r not in ELSEWHERE])

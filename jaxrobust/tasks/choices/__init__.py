@@ -7,6 +7,7 @@ from jaxrobust import registry
 from jaxrobust.errors import UserError
 from jaxrobust.loader import steps_per_epoch
 from jaxrobust.tasks.choices.chance import full, random, random_balanced, random_redrawn
+from jaxrobust.tasks.choices.coreset import coreset
 from jaxrobust.tasks.choices.inside import inside
 from jaxrobust.tasks.choices.plan import Choice, Plan
 from jaxrobust.tasks.choices.scored import history, score
@@ -15,6 +16,7 @@ from jaxrobust.tasks.setup import Setup
 __all__ = ["CHOICES", "Choice", "Plan", "build_choices"]
 
 CHOICES = {
+    "coreset": coreset,
     "full": full,
     "history": history,
     "inside": inside,

@@ -58,7 +58,7 @@ def score(
             return subset
 
         period = study.whole_chunks(every_epochs * len(first.index))
-        sampler = PeriodicSampler(first, choose, period, seed, study.batch_size)
+        sampler = PeriodicSampler(first, choose, period, period, seed, study.batch_size)
         costs = lambda: sum(spent.values(), Costs())
         return Plan(study.method, sampler, len(first.index), costs)
 

@@ -1,0 +1,174 @@
+"""Adversarial coresets: a weighted subset with the gradient of all attacked images.
+
+Ref: Dolatabadi et al., Adversarial Coreset Selection, arXiv:2112.00378, 2209.05785.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxrobust import features, registry, rng, sharding
+from jaxrobust.errors import UserError
+from jaxrobust.loader import Feed, Pool
+from jaxrobust.samplers import PeriodicSampler
+from jaxrobust.selection import Frozen, Manifest
+from jaxrobust.selection.coreset import Picked
+from jaxrobust.selection.craig import craig
+from jaxrobust.selection.glister import Validation, glister
+from jaxrobust.selection.gradmatch import gradmatch
+from jaxrobust.tasks.choices.gradients import GradientPass
+from jaxrobust.tasks.choices.plan import Choice, Plan, drawn, everything, file_name
+from jaxrobust.tasks.ranking import manifest_columns
+from jaxrobust.tasks.setup import Setup
+from jaxrobust.tasks.study import Costs, Study
+from jaxrobust.types import Subset, TrainState
+
+ALGORITHMS = {"craig": craig, "glister": glister, "gradmatch": gradmatch}
+ERRORS = ("gradient_error", "random_gradient_error")
+
+
+def coreset(
+    setup: Setup,
+    choice: str,
+    method: str,
+    configured: Mapping[str, Any],
+    algorithm: Mapping[str, Any],
+    warm_percent: float,
+    every_percent: float,
+) -> Choice:
+    """A weighted subset that is chosen anew every `every_percent` of the steps.
+
+    Before, for `warm_percent` of them, training is on everything; with 0, for one
+    period, on a random subset. Both are taken in whole chunks of steps. `algorithm`
+    names one of `ALGORITHMS` with its options.
+
+    Deviates: the released code spends empty epochs after its warm start, and adds the
+    perturbations it has selected by to other crops of the images.
+    """
+    if not 0 <= warm_percent < 100 or not 0 < every_percent <= 100:
+        raise UserError(
+            f"comparison.choices.{choice}: warm_percent is from 0 to below 100 and "
+            f"every_percent above 0, not {warm_percent:g} and {every_percent:g}"
+        )
+    options = dict(algorithm)
+    pick = registry.lookup("algorithm", ALGORITHMS, options.pop("name"))
+    if pick is glister and not len(setup.splits.val):
+        raise UserError("glister needs held-out images: set data.val_count above 0")
+    search = Search(GradientPass(setup, method), pick, options)
+    whole = options["batch_size"] if options.get("scope") == "batch" else 1
+    size = lambda study, share: study.budget(share) // whole * whole
+
+    def plan(study: Study, share: float, seed: int, steps: int) -> Plan:
+        spent: dict[int, dict[str, Any]] = {}
+
+        def choose(step: int, state: TrainState) -> Subset:
+            name = f"{file_name(choice, share, seed)}-of{steps}-step{step:06d}"
+            known = {"method": dict(configured), "seed": seed, "step": step}
+
+            def make() -> Manifest:
+                found = search(study, state, size(study, share), seed, step)
+                return found._replace(facts={**known, **found.facts})
+
+            manifest = study.recall(name, make)
+            spent[step] = manifest.facts
+            return manifest.subset
+
+        period = study.part(steps, every_percent)
+        warm = study.part(steps, warm_percent) if warm_percent else 0
+        first = everything(study) if warm else drawn(study, share, seed)
+        sampler = PeriodicSampler(
+            first, choose, warm or period, period, seed, study.batch_size
+        )
+        return Plan(
+            study.method,
+            sampler,
+            size(study, share),
+            lambda: sum((_costs(facts) for facts in spent.values()), Costs()),
+            lambda: _errors(list(spent.values())),
+        )
+
+    return Choice(plan)
+
+
+@dataclass
+class Search:
+    """Finds the coreset of a network that is being trained."""
+
+    gradients: GradientPass
+    pick: Callable[..., Picked]
+    options: dict[str, Any]
+    _compiled: set[int] = field(default_factory=set)
+
+    def __call__(
+        self, study: Study, state: TrainState, budget: int, seed: int, step: int
+    ) -> Manifest:
+        """Its weights have mean 1. Its facts hold the relative gradient error, that of
+        as many random images, and what the search took without compilation."""
+        trainer, mesh = study.trainer, study.trainer.setup.mesh
+        base = jax.random.fold_in(rng.purpose_key(seed, "select"), step)
+        key = sharding.replicate_key(base, mesh)
+        network = trainer.frozen(state)
+        look = lambda index: self.gradients(network, trainer.feed, index, key)
+        jax.block_until_ready(look(study.everything[:1]))
+        start = time.monotonic()
+        factors, _ = jax.block_until_ready(look(study.everything))
+        seen = time.monotonic()
+        label = jnp.asarray(trainer.pool.label)
+        options = self._options(study, network, key)
+        solve = lambda: self.pick(factors, label, budget, key, **options)
+        if budget not in self._compiled:
+            jax.block_until_ready(solve())
+            self._compiled.add(budget)
+        before = time.monotonic()
+        picked = jax.block_until_ready(solve())
+        facts = {k: float(v) for k, v in picked.facts.items() if jnp.ndim(v) == 0}
+        facts |= {
+            "score_seconds": seen - start,
+            "select_seconds": time.monotonic() - before,
+            "passes": self.gradients.passes * study.size,
+        }
+        chance = jnp.asarray(rng.host_choice(seed, step, study.size, budget))
+        uniform = jnp.full(budget, study.size / budget)
+        error = features.relative_error(factors, chance, uniform)
+        facts["random_gradient_error"] = float(error)
+        return Manifest(self._columns(study, picked), facts)
+
+    def _options(self, study: Study, network: Frozen, key: Array) -> dict[str, Any]:
+        """Those of the configuration; GLISTER also looks at attacked held-out
+        images."""
+        if self.pick is not glister:
+            return self.options
+        setup = study.trainer.setup
+        val, device_gb = setup.splits.val, setup.config["train"]["device_gb"]
+        feed = Feed(Pool((val,)), setup.mesh, device_gb)
+        factors, logits = self.gradients(network, feed, np.arange(len(val)), key)
+        held_out = Validation(logits, factors.embedding[:, -1], jnp.asarray(val.label))
+        return {**self.options, "validation": held_out}
+
+    def _columns(self, study: Study, picked: Picked) -> dict[str, np.ndarray]:
+        kept, weight = np.zeros(study.size, bool), np.zeros(study.size, np.float32)
+        kept[np.asarray(picked.index)] = True
+        weight[np.asarray(picked.index)] = picked.weight
+        weight /= weight[kept].mean()
+        return manifest_columns(
+            study.trainer, study.everything, kept, weight, {"score": weight}
+        )
+
+
+def _costs(facts: Mapping[str, Any]) -> Costs:
+    return Costs(
+        score_seconds=facts["score_seconds"],
+        select_seconds=facts["select_seconds"],
+        passes=facts["passes"],
+    )
+
+
+def _errors(found: list[dict[str, Any]]) -> dict[str, float]:
+    """Relative gradient errors, means over the selections of a run."""
+    return {key: float(np.mean([f[key] for f in found])) for key in ERRORS if found}

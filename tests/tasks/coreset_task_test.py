@@ -1,0 +1,68 @@
+"""A comparison with coresets: weighted subsets that are chosen again on the way."""
+
+import json
+
+import numpy as np
+import pytest
+
+from jaxrobust.main import main
+from jaxrobust.selection import load_manifest
+from tests.tasks.conftest import run_cli
+
+RECIPE = "--config=configs/coreset.py:smoke"
+CORESETS = ("craig", "glister", "gradmatch_batch")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run of configs/coreset.py:smoke."""
+    workdir = tmp_path_factory.mktemp("coreset") / "run"
+    done = run_cli(RECIPE, f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def rows(finished):
+    table = json.loads((finished / "results.json").read_text())["rows"]
+    return {row["name"]: row for row in table}
+
+
+@pytest.mark.parametrize("choice", CORESETS)
+def test_coresets_are_chosen_again_and_again(finished, rows, choice):
+    files = sorted((finished / "selections").glob(f"seed0-{choice}-50-of12-step*.npz"))
+    assert [path.stem[-2:] for path in files] == ["06", "08", "10"]
+    found = [load_manifest(path) for path in files]
+    subsets = [set(m.subset.index.tolist()) for m in found]
+    assert all(len(subset) == len(m.subset.index) for subset, m in zip(subsets, found))
+    assert subsets[0] != subsets[1]
+    errors = [m.facts["gradient_error"] for m in found]
+    assert rows[f"{choice} / 50% equal epochs"]["gradient_error"] == pytest.approx(np.mean(errors))
+
+
+@pytest.mark.parametrize("choice", CORESETS)
+def test_weights_have_mean_one(finished, choice):
+    name = f"seed0-{choice}-50-of12-step000008"
+    weight = load_manifest(finished / "selections" / name).subset.weight
+    assert np.mean(weight) == pytest.approx(1.0, abs=1e-5)
+    assert (np.std(weight) > 0.01) == (choice != "glister")
+
+
+def test_half_of_the_steps_at_equal_epochs_and_the_speed_up_they_bring(rows):
+    full = rows["full / 100% equal epochs"]
+    for choice in CORESETS:
+        row = rows[f"{choice} / 50% equal epochs"]
+        assert row["steps"] == 12 and full["steps"] == 24
+        expected = full["total_seconds"] / row["total_seconds"]
+        assert row["speed_up"] == pytest.approx(expected)
+
+
+def test_gradient_matching_matches_better_than_chance(rows):
+    row = rows["gradmatch_batch / 50% equal epochs"]
+    assert row["gradient_error"] < row["random_gradient_error"]
+
+
+def test_a_finished_run_is_not_redone(finished):
+    before = (finished / "results.json").read_bytes()
+    assert main(["jaxrobust", RECIPE, f"--workdir={finished}"]) == 0
+    assert (finished / "results.json").read_bytes() == before
