@@ -19,8 +19,9 @@ def plan_steps(workdir: Workdir, runs: list[Row], chunk_steps: int) -> dict[str,
     being the time of the random choice of the same budget at equal steps; 0 where no
     time is left.
 
-    `rate` is the least time that a step of the same program took in any row: what a
-    busy machine adds to it is not the method's. What is spent once, on the ranking
+    `rate` is the median over rows of the time that a step of the same program took: a
+    busy moment is not the method's, and a least time would favour the program that ran
+    most often. What is spent once, on the ranking
     network and its scores, is overhead; what a choice spends while it trains counts by
     the step. Measured once for a run directory, so that a resumed run keeps its plan.
     """
@@ -51,12 +52,12 @@ def plan_steps(workdir: Workdir, runs: list[Row], chunk_steps: int) -> dict[str,
 
 
 def _rates(rows: Iterable[Row]) -> dict[str, float]:
-    """{program: least seconds of a step}."""
-    least: dict[str, float] = {}
+    """{program: median seconds of a step}."""
+    found: dict[str, list[float]] = {}
     for row in rows:
-        rate = (row["attack_seconds"] + row["train_seconds"]) / row["steps"]
-        least[row["program"]] = min(rate, least.get(row["program"], np.inf))
-    return least
+        seconds = row["attack_seconds"] + row["train_seconds"]
+        found.setdefault(row["program"], []).append(seconds / row["steps"])
+    return {program: float(np.median(rates)) for program, rates in found.items()}
 
 
 def _reference(rows: list[Row], row: Row) -> Row:
