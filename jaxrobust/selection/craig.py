@@ -73,8 +73,10 @@ def craig(
 
 
 class _Greedy(NamedTuple):
-    """`bound` f32[n] on each gain; `cover` f32[n], the similarity to the best pick."""
+    """`place` i32[], picks made; `bound` f32[n] on each gain; `cover` f32[n], the
+    similarity to the best pick."""
 
+    place: Array
     bound: Array
     cover: Array
     owner: Array
@@ -111,50 +113,36 @@ def greedy(alike: Array, valid: Array, steps: int, quota: Array) -> tuple[Array,
     """Greedy picks i32[steps] of similarities f32[n,n], and owners i32[n]: which pick
     each point belongs to.
 
-    Gains only fall, so an out-of-date gain is an upper bound: a step brings the
-    greatest bounds up to date until one that is leads. Those are the picks of the naive
-    greedy, at a fraction of its work. After `quota` i32[] picks nothing changes.
+    Gains only fall, so an out-of-date gain is an upper bound: a turn brings the
+    greatest bounds up to date, and picks the point that leads if it is one of those.
+    Those are the picks of the naive greedy, at a fraction of its work. It ends after
+    `quota` i32[] picks.
     """
     start = _Greedy(
+        place=jnp.int32(0),
         bound=jnp.where(valid, jnp.sum(alike, axis=1), -jnp.inf),
         cover=jnp.zeros(len(alike)),
         owner=jnp.zeros(len(alike), jnp.int32),
         pick=jnp.zeros(steps, jnp.int32),
     )
 
-    def step(place: Array, state: _Greedy) -> _Greedy:
-        bound = _refreshed(alike, state.cover, state.bound, place < quota)
+    def turn(now: _Greedy) -> _Greedy:
+        leading, at = jax.lax.top_k(now.bound, min(_LOOK, len(now.bound)))
+        gain = jnp.sum(jax.nn.relu(alike[at] - now.cover[None]), axis=1)
+        bound = now.bound.at[at].set(jnp.minimum(gain, leading))
         best = jnp.argmax(bound)
-        closer = (alike[best] > state.cover) & (place < quota)
+        sure = jnp.any(at == best)
+        closer = (alike[best] > now.cover) & sure
         return _Greedy(
-            bound=bound.at[best].set(-jnp.inf),
-            cover=jnp.where(closer, alike[best], state.cover),
-            owner=jnp.where(closer, place, state.owner),
-            pick=state.pick.at[place].set(best),
+            place=now.place + sure,
+            bound=bound.at[best].set(jnp.where(sure, -jnp.inf, bound[best])),
+            cover=jnp.where(closer, alike[best], now.cover),
+            owner=jnp.where(closer, now.place, now.owner),
+            pick=now.pick.at[now.place].set(best),
         )
 
-    end = jax.lax.fori_loop(0, steps, step, start)
+    end = jax.lax.while_loop(lambda now: now.place < quota, turn, start)
     return end.pick, end.owner
-
-
-def _refreshed(alike: Array, cover: Array, bound: Array, live: Array) -> Array:
-    """Bounds f32[n] of which the greatest is a gain, not merely a bound on one."""
-    look = min(_LOOK, len(bound))
-
-    def stale(state: tuple[Array, Array]) -> Array:
-        bound, fresh = state
-        best = jnp.argmax(bound)
-        return live & (bound[best] > 0) & ~fresh[best]
-
-    def refresh(state: tuple[Array, Array]) -> tuple[Array, Array]:
-        bound, fresh = state
-        leading, at = jax.lax.top_k(jnp.where(fresh, -jnp.inf, bound), look)
-        gain = jnp.sum(jax.nn.relu(alike[at] - cover[None]), axis=1)
-        gain = jnp.where(leading > -jnp.inf, gain, bound[at])
-        return bound.at[at].set(gain), fresh.at[at].set(True)
-
-    unseen = jnp.zeros(len(bound), bool)
-    return jax.lax.while_loop(stale, refresh, (bound, unseen))[0]
 
 
 @partial(jax.jit, static_argnums=(2, 3, 4))

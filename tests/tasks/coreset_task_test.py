@@ -37,7 +37,9 @@ def test_coresets_are_chosen_again_and_again(finished, rows, choice):
     assert all(len(subset) == len(m.subset.index) for subset, m in zip(subsets, found))
     assert subsets[0] != subsets[1]
     errors = [m.facts["gradient_error"] for m in found]
-    assert rows[f"{choice} / 50% equal epochs"]["gradient_error"] == pytest.approx(np.mean(errors))
+    assert rows[f"{choice} / 50% equal epochs"]["gradient_error"] == pytest.approx(
+        np.mean(errors)
+    )
 
 
 @pytest.mark.parametrize("choice", CORESETS)
