@@ -43,7 +43,8 @@ def make_attack(num_steps: int = NUM_STEPS):
 def make_step(model, num_steps: int = NUM_STEPS):
     """(step, optimiser) of PGD adversarial training without augmentation."""
     attack = make_attack(num_steps)
-    tx = optim.sgd(lambda _: LEARNING_RATE, MOMENTUM, True, WEIGHT_DECAY, True, 0.0)
+    rate = optim.scale_by_schedule({"name": "constant"}, LEARNING_RATE, total_steps=1)
+    tx = optim.sgd(rate, MOMENTUM, True, WEIGHT_DECAY, True, 0.0)
     return make_train_step(
         model, tx, pgd_at("adv"), attack, all_rows(), *plain_options()
     ), tx
