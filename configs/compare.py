@@ -8,6 +8,8 @@ Source   el2n, grand: arXiv:2107.07075; forgetting: 1812.05159; stability: 2102.
          reconstruction; random_redrawn: 2305.18424; before, union: data selection for
          adversarial training.
 Run      python -m jaxrobust.main --config=configs/compare.py
+Expect   digits: 11 minutes on 2 slow CPU cores, no choice above random images;
+         docs/selection.md has the tables
 Variants (none)    1,297 digits of 8x8; cifar10 ResNet-18; small_cifar10 5,000 images
          and a small ConvNet, for 2 CPU cores and an hour; smoke for tests
 """
@@ -108,7 +110,7 @@ def union() -> dict:
 
 
 def digits(c) -> None:
-    """Small enough for 12 choices, 2 budgets and 3 seeds, twice, in ten minutes."""
+    """Small enough for 12 choices, 2 budgets and 3 seeds, at two rules."""
     c.data.val_count = 0
     c.train.num_steps = 100
     c.train.batch_size = 64
