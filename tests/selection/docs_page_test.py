@@ -37,7 +37,8 @@ def manifest(tmp_path, monkeypatch):
 @pytest.mark.torch
 def test_five_lines_make_a_torch_subset_of_the_kept_images(manifest):
     torch = pytest.importorskip("torch")
-    (block,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    section = PAGE.split("## In PyTorch")[1].split("\n## ")[0]
+    (block,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     assert len([line for line in block.splitlines() if line]) == 5
     assert "jaxrobust" not in block
     datasets = [
