@@ -27,10 +27,10 @@ def get_config(variant: str = ""):
     c.task = "compare"
     c.title = c.title.replace("Training", "Choosing training images")
     del c.compare
-    gaussian = c.methods.pgd_at.attack.to_dict()
+    pgd = c.methods.pgd_at.attack.to_dict()
     c.score = {
         "batch_size": 500,
-        "attack": {**gaussian, "loss": "cross_entropy"},
+        "attack": {**pgd, "loss": "cross_entropy"},
     }
     c.comparison = {
         "method": "pgd_at",  # how every network is trained

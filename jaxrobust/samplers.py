@@ -68,12 +68,15 @@ class RedrawnSampler:
 
     def batches(self, state: TrainState, step: int, count: int):
         """As `Sampler`."""
-        found = [
-            loader.batches(
-                self.subset(at // self.per_epoch), self.seed, self.batch_size, at, 1
+        found, end = [], step + count
+        while step < end:
+            epoch = step // self.per_epoch
+            count = min((epoch + 1) * self.per_epoch, end) - step
+            subset = self.subset(epoch)
+            found.append(
+                loader.batches(subset, self.seed, self.batch_size, step, count)
             )
-            for at in range(step, step + count)
-        ]
+            step += count
         index, weight = zip(*found)
         return np.concatenate(index), np.concatenate(weight)
 

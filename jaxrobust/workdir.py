@@ -90,6 +90,12 @@ class Workdir:
                 write_atomic(path, data[: data.rfind(b"\n") + 1])
 
 
+def stage_folder(name: str, seed: int) -> str:
+    """The directory of the checkpoints of the row called "<method> / <kind>"."""
+    method, _, kind = name.partition(" / ")
+    return f"seed{seed}/{method}-{kind.replace(' ', '-').replace('%', '')}"
+
+
 def _read_config(path: Path) -> Any:
     try:
         return json.loads(path.read_text())

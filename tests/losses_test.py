@@ -23,23 +23,23 @@ LOG_P = scipy.special.log_softmax(LOGITS.astype(np.float64), axis=1)
 LOG_Q = scipy.special.log_softmax(OTHER.astype(np.float64), axis=1)
 
 
-def close(found, expected, rtol=1e-5, atol=1e-6):
+def assert_close(found, expected, rtol=1e-5, atol=1e-6):
     assert found.shape == (BATCH,) and found.dtype == jnp.float32
     np.testing.assert_allclose(found, expected, rtol=rtol, atol=atol)
 
 
 def test_cross_entropy_of_labels():
-    close(losses.cross_entropy(LOGITS, LABEL), -LOG_P[ROWS, LABEL])
+    assert_close(losses.cross_entropy(LOGITS, LABEL), -LOG_P[ROWS, LABEL])
 
 
 def test_cross_entropy_of_distributions():
-    close(losses.cross_entropy(LOGITS, SOFT), -(SOFT * LOG_P).sum(1))
+    assert_close(losses.cross_entropy(LOGITS, SOFT), -(SOFT * LOG_P).sum(1))
 
 
 def test_margin_is_the_best_rival_minus_the_own_logit():
     rivals = LOGITS.copy()
     rivals[ROWS, LABEL] = -np.inf
-    close(losses.margin(LOGITS, LABEL), rivals.max(1) - LOGITS[ROWS, LABEL])
+    assert_close(losses.margin(LOGITS, LABEL), rivals.max(1) - LOGITS[ROWS, LABEL])
 
 
 def test_margin_is_positive_exactly_where_the_image_is_misread():
@@ -65,12 +65,12 @@ def test_margin_keeps_pushing_after_the_image_is_fooled():
 
 def test_kl_divergence_equals_scipy():
     entropy = [scipy.stats.entropy(p, np.exp(q)) for p, q in zip(SOFT, LOG_Q)]
-    close(losses.kl_divergence(OTHER, SOFT), entropy)
+    assert_close(losses.kl_divergence(OTHER, SOFT), entropy)
 
 
 def test_kl_between_equals_scipy():
     entropy = [scipy.stats.entropy(np.exp(p), np.exp(q)) for p, q in zip(LOG_P, LOG_Q)]
-    close(losses.kl_between(LOGITS, OTHER), entropy)
+    assert_close(losses.kl_between(LOGITS, OTHER), entropy)
 
 
 def test_kl_is_zero_at_home_and_positive_elsewhere():
@@ -84,7 +84,7 @@ def test_kl_is_zero_at_home_and_positive_elsewhere():
 
 def test_kl_of_a_one_hot_target_is_the_cross_entropy():
     one_hot = np.eye(CLASSES, dtype=np.float32)[LABEL]
-    close(losses.kl_divergence(LOGITS, one_hot), -LOG_P[ROWS, LABEL])
+    assert_close(losses.kl_divergence(LOGITS, one_hot), -LOG_P[ROWS, LABEL])
     slope = jax.grad(lambda z: losses.kl_divergence(z, one_hot).sum())(LOGITS)
     assert bool(jnp.all(jnp.isfinite(slope)))
 
@@ -94,7 +94,7 @@ def test_boosted_cross_entropy_formula():
     rivals = p.copy()
     rivals[ROWS, LABEL] = 0
     expected = -np.log(p[ROWS, LABEL]) - np.log(1 - rivals.max(1))
-    close(losses.boosted_cross_entropy(LOGITS, LABEL), expected, rtol=1e-4)
+    assert_close(losses.boosted_cross_entropy(LOGITS, LABEL), expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("scale", (1.0, 100.0, 1e4))

@@ -5,6 +5,7 @@ import statistics
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from jaxrobust import metrics
 
@@ -74,3 +75,13 @@ def test_mean_and_std_over_seeds():
     assert mean == pytest.approx(statistics.mean(values))
     assert std == pytest.approx(statistics.stdev(values))
     assert metrics.mean_and_std([0.3]) == (0.3, 0.0)
+
+
+@pytest.mark.parametrize(
+    "values", ([0.5, 0.7], [0.61, 0.64, 0.58], [1.0, 2.0, 4.0, 8.0])
+)
+def test_half_interval_is_scipys(values):
+    low, high = stats.t.interval(
+        0.95, len(values) - 1, np.mean(values), stats.sem(values)
+    )
+    assert metrics.half_interval(values) == pytest.approx((high - low) / 2)

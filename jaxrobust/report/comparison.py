@@ -4,15 +4,15 @@ A row is one choice of training images at one budget, trained under one rule: th
 number of steps as the others, or the same time.
 """
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean
 
 import numpy as np
 from matplotlib.axes import Axes
-from scipy import stats
 
+from jaxrobust import metrics
+from jaxrobust.metrics import CLAIM_SEEDS
 from jaxrobust.report import style
 from jaxrobust.report.numbers import is_number, seed_count
 from jaxrobust.report.run import Row, Run
@@ -20,8 +20,6 @@ from jaxrobust.report.run import Row, Run
 _RULES = {"steps": "equal steps", "epochs": "equal epochs", "time": "equal time"}
 _COLORS = style.PALETTE[:-1]  # grey is for references
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # one more than colours: 42 pairs
-_CONFIDENCE = 0.95
-_CLAIM_SEEDS = 3  # fewer seeds support no claim of a difference
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Difference:
     @property
     def verdict(self) -> str:
         """`higher` or `lower` only where the interval leaves zero out."""
-        if self.half is None or self.seeds < _CLAIM_SEEDS:
+        if self.half is None or self.seeds < CLAIM_SEEDS:
             return "too few seeds"
         if abs(self.mean) <= self.half:
             return "not distinguishable"
@@ -153,9 +151,7 @@ def difference(run: Run, row: Row, reference: Row, key: str) -> Difference | Non
         return None
     if len(paired) < 2:
         return Difference(paired[0], None, 1)
-    quantile = float(stats.t.ppf((1 + _CONFIDENCE) / 2, len(paired) - 1))
-    half = quantile * stdev(paired) / math.sqrt(len(paired))
-    return Difference(fmean(paired), half, len(paired))
+    return Difference(fmean(paired), metrics.half_interval(paired), len(paired))
 
 
 def front(rows: list[Row], key: str) -> list[Row]:

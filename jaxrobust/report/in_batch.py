@@ -2,6 +2,7 @@
 
 from jaxrobust.report.numbers import is_number
 from jaxrobust.report.run import Curve, Row, Run, split_stage
+from jaxrobust.workdir import stage_folder
 
 _WHOLE = "all"  # the selector that takes everything
 
@@ -30,8 +31,7 @@ def reference_row(rows: list[Row]) -> Row | None:
 
 def stage_kind(name: str) -> str:
     """The row `ds / original` logs as the stage `seed0/ds-original`: `ds-original`."""
-    method, _, kind = name.partition(" / ")
-    return f"{method}-{kind.replace(' ', '-').replace('%', '')}"
+    return split_stage(stage_folder(name, 0))[1]
 
 
 def curves_of(run: Run, name: str) -> list[Curve]:

@@ -46,6 +46,8 @@ class ScoringPass:
         mesh: Mesh,
     ):
         self.batch_size = batch_size
+        self.compiled = False
+        """Whether it has run: a clock had better start after that."""
         self._batch = jax.jit(partial(_score_batch, attack, dict(scores), mesh))
 
     def __call__(
@@ -54,6 +56,7 @@ class ScoringPass:
         """Scores of pool positions `index` int64[N], in their order, on the device."""
         places, _ = padded_rows(index, self.batch_size)
         found = [self._batch(network, *feed(place), place, key) for place in places]
+        self.compiled = True
         return {
             name: jnp.concatenate([batch[name] for batch in found])[: len(index)]
             for name in found[0]

@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxrobust import data
 from jaxrobust.evaluators.check import Check
+from jaxrobust.metrics import CLAIM_SEEDS
 from jaxrobust.tasks.setup import Config, Setup
 from jaxrobust.threat import ThreatModel, format_eps
 from jaxrobust.workdir import Workdir
@@ -98,7 +99,7 @@ def seeds_check(setup: Setup) -> Check:
     """Differences are claimed from three seeds on."""
     count = len(setup.config["seeds"])
     note = "a difference between methods needs at least three"
-    return Check("enough seeds", count >= 3, f"{count}", note)
+    return Check("enough seeds", count >= CLAIM_SEEDS, f"{count}", note)
 
 
 def _versions() -> dict[str, str]:

@@ -5,7 +5,6 @@ import dataclasses
 import jax
 import numpy as np
 
-from jaxrobust import registry
 from jaxrobust.evaluators import autoattack
 from jaxrobust.loader import make_pool
 from jaxrobust.progress import Progress
@@ -13,11 +12,11 @@ from jaxrobust.tasks.choices import Choice
 from jaxrobust.tasks.equal_time import plan_steps
 from jaxrobust.tasks.fit import Fitted
 from jaxrobust.tasks.results import Results, Row
-from jaxrobust.tasks.rows import measured, stage_folder
+from jaxrobust.tasks.rows import measured
 from jaxrobust.tasks.setup import Method, Setup
 from jaxrobust.tasks.study import Study
 from jaxrobust.tasks.trainer import Trainer, resolve_steps
-from jaxrobust.workdir import Workdir
+from jaxrobust.workdir import Workdir, stage_folder
 
 RULES = ("steps", "epochs", "time")
 """What is equal: gradient steps; passes over the own images, so that a share of them
@@ -34,7 +33,7 @@ class Comparison:
         config, self.spec = setup.config, setup.config["comparison"]
         pool = make_pool(setup.splits.train, None)
         self.steps = resolve_steps(config["train"], len(pool))
-        method = registry.lookup("method", setup.methods, self.spec["method"])
+        method = setup.methods[self.spec["method"]]
         looks = any(choice.histories for choice in choices.values())
         every = self.spec["look_every_steps"] if looks else 0
         self.workdir = Workdir(path, config)
@@ -47,11 +46,9 @@ class Comparison:
     def run(self) -> None:
         """Every row. Time is measured at equal steps, so these come first."""
         rules = set(self.spec["rules"])
-        for rule in RULES[:2]:
-            if rule in rules | ({"steps"} if "time" in rules else set()):
-                self._rule(
-                    rule, lambda name, share, rule=rule: self._steps(share, rule)
-                )
+        for rule in ("steps", "epochs"):
+            if rule in rules or (rule == "steps" and "time" in rules):
+                self._rule(rule, lambda _, share, rule=rule: self._steps(share, rule))
         if "time" in rules:
             plan = plan_steps(self.workdir, self.results.runs, self._chunk)
             self._rule("time", lambda name, share: plan[row_name(name, share, "steps")])
@@ -73,7 +70,8 @@ class Comparison:
         return self.setup.config["train"]["chunk_steps"]
 
     def _steps(self, share: float, rule: str) -> int:
-        if rule == "steps":
+        """Of a row; at equal time those that it takes at equal steps."""
+        if rule != "epochs":
             return self.steps
         return max(round(share * self.steps / self._chunk), 1) * self._chunk
 
@@ -90,25 +88,29 @@ class Comparison:
         if self.results.find(title, seed) is not None:
             method = (choice.methods or {}).get(share, self.study.method)
             self.progress.skip(self.trainer.stage("", method, steps).work)
-            return
-        for other in RULES:
-            same = self.results.find(row_name(name, share, other), seed)
-            if same is not None and same["steps"] == steps:
-                copied = {k: v for k, v in same.items() if k not in ("name", "seed")}
-                found = {**copied, "rule": rule}
-                self.results.row(title, seed, lambda found=found: found)
-                return
-        compute = lambda: self._compute(title, choice, share, seed, steps)
-        labels = {"choice": name, "budget": share, "rule": rule}
-        whole = self.results.find(row_name("full", 1.0, rule), seed)
 
-        def labelled() -> Row:
-            row = {**compute(), **labels}
+        def compute() -> Row:
+            row = self._same(name, share, seed, steps) or {
+                **self._compute(title, choice, share, seed, steps),
+                "choice": name,
+                "budget": share,
+            }
+            whole = self.results.find(row_name("full", 1.0, rule), seed)
             if rule == "epochs" and whole is not None:
                 row["speed_up"] = whole["total_seconds"] / row["total_seconds"]
-            return row
+            return {**row, "rule": rule}
 
-        self.results.row(title, seed, labelled)
+        self.results.row(title, seed, compute)
+
+    def _same(self, name: str, share: float, seed: int, steps: int) -> Row | None:
+        """The row of this network under another rule, if there is one."""
+        for rule in RULES:
+            row = self.results.find(row_name(name, share, rule), seed)
+            if row is not None and row["steps"] == steps:
+                own = ("name", "seed", "speed_up")
+                found = {key: value for key, value in row.items() if key not in own}
+                return {"same_as": row["name"], **found}
+        return None
 
     def _compute(
         self, title: str, choice: Choice, share: float, seed: int, steps: int
@@ -157,20 +159,15 @@ class Comparison:
     def _planned_work(self, method: Method) -> float:
         """Training under every rule, where equal time is taken for equal steps."""
         a_seed = self.spec["ranking_steps"] * method.gradients
-        for choice in self.choices.values():
-            for share in self._shares(choice):
-                own = (choice.methods or {}).get(share, method)
-                for rule in self.spec["rules"]:
-                    steps = self._steps(
-                        share, "epochs" if rule == "epochs" else "steps"
-                    )
-                    a_seed += steps * own.gradients
+        for name, share in self.cells():
+            own = (self.choices[name].methods or {}).get(share, method)
+            steps = sum(self._steps(share, rule) for rule in self.spec["rules"])
+            a_seed += steps * own.gradients
         train = self.setup.config["train"]
         return len(self.setup.config["seeds"]) * train["batch_size"] * a_seed
 
 
 def row_name(choice: str, share: float, rule: str) -> str:
     """`el2n / 30%` at equal steps, `el2n / 30% equal time` and so on."""
-    return f"{choice} / {100 * share:g}%" + (
-        f" equal {rule}" if rule != "steps" else ""
-    )
+    ending = f" equal {rule}" if rule != "steps" else ""
+    return f"{choice} / {100 * share:g}%{ending}"

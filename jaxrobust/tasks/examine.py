@@ -31,11 +31,10 @@ from jaxrobust.tasks.ledger import LedgerStore
 from jaxrobust.tasks.measure import Measure, Measured
 from jaxrobust.tasks.networks import Network, Source
 from jaxrobust.tasks.results import Row
-from jaxrobust.tasks.rows import stage_folder
 from jaxrobust.tasks.setup import Config
 from jaxrobust.tasks.trust import Outcome, checks_after, per_class
 from jaxrobust.tasks.watch import Watch, run_work
-from jaxrobust.workdir import Workdir
+from jaxrobust.workdir import Workdir, stage_folder
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,6 @@ from jaxrobust.tasks.setup import Setup
 from jaxrobust.workdir import Workdir
 
 FILE = "leaderboard.json"
-PERCENT = {
-    "clean_acc": "clean_acc",
-    "pgd_acc": "pgd_20_acc",
-    "cw_acc": "cw_20_acc",
-    "aa_acc": "autoattack_acc",
-}
-"""Our column -> theirs, in percent."""
 
 
 def write_leaderboard(workdir: Workdir, setup: Setup, runs: list[Row]) -> None:
@@ -23,14 +16,17 @@ def write_leaderboard(workdir: Workdir, setup: Setup, runs: list[Row]) -> None:
     choosing took. Ref: the FastAT benchmark's data file; its curves by epoch and its
     memory are left out.
     """
-    data = setup.config["data"]["name"]
+    data, attacks = setup.config["data"]["name"], setup.config["eval"]["attacks"]
+    theirs = {"clean_acc": "clean_acc", "aa_acc": "autoattack_acc"}
+    for name, spec in attacks.items():
+        theirs[f"{name}_acc"] = f"{name}_{spec['num_steps']}_acc"
     table: dict[str, Any] = {}
     for row in runs:
         entry = table.setdefault(
             row["name"], {"method": row["name"], "dataset": data, "seeds": {}}
         )
         accuracies = {
-            theirs: 100 * row[ours] for ours, theirs in PERCENT.items() if ours in row
+            their: 100 * row[our] for our, their in theirs.items() if our in row
         }
         entry["seeds"][str(row["seed"])] = {
             "total_training_time": row["total_seconds"],

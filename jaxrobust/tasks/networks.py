@@ -18,11 +18,11 @@ from jaxrobust.files import read_json
 from jaxrobust.models import MODELS
 from jaxrobust.selection import adaptive
 from jaxrobust.state import bind, create_state, eval_variables, init_variables
-from jaxrobust.tasks.rows import stage_folder
 from jaxrobust.tasks.setup import Config, build_model
 from jaxrobust.threat import ThreatModel, make_threat
 from jaxrobust.tree import plain
 from jaxrobust.types import LogitsFn, PyTree, TrainState
+from jaxrobust.workdir import stage_folder
 
 FILES = (".pt", ".pth", ".safetensors")
 
@@ -144,7 +144,9 @@ class TrainedRun:
         for name in names:
             if name not in known:
                 raise unknown_name(f"network of {self.path}", name, known)
-        wanted = names or known
+        # A row that is another one under a second name is evaluated once.
+        own = [row["name"] for row in self.rows if "same_as" not in row]
+        wanted = names or own
         found = [r for r in self.rows if r["name"] in wanted and r["seed"] in seeds]
         if not found:
             have = sorted({row["seed"] for row in self.rows})
@@ -160,7 +162,7 @@ class TrainedRun:
             spec["dtype"] = dtype
         model = build_model(spec, splits.train)
         exact = build_model({**spec, "dtype": "float32"}, splits.train)
-        stage = stage_folder(row["name"], row["seed"])
+        stage = stage_folder(row.get("same_as", row["name"]), row["seed"])
         shape = splits.train.image.shape[1:]
         state = self._state(row["name"], stage, model, shape, mesh)
         weights = eval_variables(state)
@@ -186,7 +188,8 @@ class TrainedRun:
             )
         train = self.config["train"]
         tx = optim.make_optimiser(self.config["optim"], total_steps=1)
-        method = self.config["methods"][name.partition(" / ")[0]]
+        # The networks of a comparison are called by their choice, which never adapts.
+        method = self.config["methods"].get(name.partition(" / ")[0], {})
         adapts = method.get("select", {}).get("sizes")
         memory = adaptive.init() if adapts else None
 

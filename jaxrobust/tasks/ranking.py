@@ -19,7 +19,7 @@ from jaxrobust.tasks.setup import Config, Setup, build_attack
 from jaxrobust.tasks.trainer import Trainer
 from jaxrobust.types import TrainState
 
-MIXED = 998
+MIXED = 6 << 32
 """The random stream of the order in which equal scores are taken."""
 
 
@@ -53,7 +53,8 @@ def score_pool(
     mesh = trainer.setup.mesh
     key = sharding.replicate_key(rng.purpose_key(seed, "score"), mesh)
     network = trainer.frozen(state)
-    jax.block_until_ready(scoring(network, trainer.feed, index[:1], key))
+    if not scoring.compiled:
+        jax.block_until_ready(scoring(network, trainer.feed, index[:1], key))
     start = time.monotonic()
     found = scoring(network, trainer.feed, index, key)
     scores = jax.block_until_ready(sharding.gather(found, mesh))

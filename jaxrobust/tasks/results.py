@@ -5,9 +5,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from scipy import stats
-
-from jaxrobust.metrics import mean_and_std
+from jaxrobust.metrics import CLAIM_SEEDS, half_interval, mean_and_std
 from jaxrobust.workdir import Workdir
 
 logger = logging.getLogger(__name__)
@@ -75,11 +73,6 @@ class Results:
         self._workdir.write("results.json", {**self._head, **table})
 
 
-def students_t(seeds: int) -> float:
-    """How many standard errors of a mean over seeds its 95% interval reaches."""
-    return float(stats.t.ppf(0.975, seeds - 1))
-
-
 def _average(rows: list[Row]) -> Row:
     mean: Row = {"name": rows[0]["name"], "seeds": sorted(r["seed"] for r in rows)}
     for key, value in rows[0].items():
@@ -88,11 +81,12 @@ def _average(rows: list[Row]) -> Row:
         if isinstance(value, bool) or not isinstance(value, int | float):
             mean[key] = value
             continue
-        average, spread = mean_and_std([float(r[key]) for r in rows])
+        values = [float(r[key]) for r in rows]
+        average, spread = mean_and_std(values)
         mean[key] = int(value) if isinstance(value, int) else average
         if key.endswith("_acc") and len(rows) > 1:
             mean[f"{key}_std"] = spread
-            reach = spread * students_t(len(rows)) / len(rows) ** 0.5
+            reach = half_interval(values)
             mean[f"{key}_interval"] = [max(average - reach, 0), min(average + reach, 1)]
     return mean
 
@@ -110,28 +104,32 @@ def format_table(rows: list[Row]) -> str:
     return "\n".join(text)
 
 
+def gaps(results: Results, first: str, second: str, column: str) -> list[float]:
+    """first - second, one number for each seed: both were trained from the same
+    initialisation."""
+    pairs = zip(results.values(first, column), results.values(second, column))
+    return [a - b for a, b in pairs]
+
+
 def difference(
     results: Results, first: str, second: str, column: str
 ) -> tuple[float, float, int]:
-    """Mean over seeds of first - second, its standard error, and the number of seeds.
-
-    Paired by seed: both were trained from the same initialisation.
-    """
-    pairs = zip(results.values(first, column), results.values(second, column))
-    gaps = [a - b for a, b in pairs]
-    mean, spread = mean_and_std(gaps)
-    return mean, spread / len(gaps) ** 0.5, len(gaps)
+    """Mean over seeds of first - second, its standard error, and the number of
+    seeds."""
+    found = gaps(results, first, second, column)
+    mean, spread = mean_and_std(found)
+    return mean, spread / len(found) ** 0.5, len(found)
 
 
 def verdict(results: Results, first: str, second: str, column: str) -> str:
     """The comparison in words; "higher" or "lower" only where the 95% interval of
-    Student's t over seeds leaves zero out (4.3 standard errors for three seeds)."""
+    Student's t over seeds leaves zero out."""
     gap, error, seeds = difference(results, first, second, column)
     sign = f"{100 * gap:+.1f} points"
-    if seeds < 3:
+    if seeds < CLAIM_SEEDS:
         return f"{sign} from {seeds} seed{'s' * (seeds > 1)}, too few to claim anything"
     sign += f" (standard error {100 * error:.1f}, {seeds} seeds)"
-    if abs(gap) <= error * students_t(seeds):
+    if abs(gap) <= half_interval(gaps(results, first, second, column)):
         return f"{sign}, not distinguishable from chance at 95%"
     return f"{sign}, {'higher' if gap > 0 else 'lower'}"
 

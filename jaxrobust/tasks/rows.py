@@ -10,6 +10,7 @@ from jaxrobust.tasks.results import Results, Row
 from jaxrobust.tasks.setup import Method
 from jaxrobust.tasks.trainer import Trainer
 from jaxrobust.types import Subset
+from jaxrobust.workdir import stage_folder
 
 
 def train_row(
@@ -86,12 +87,6 @@ def _selection(trainer: Trainer, method: Method, subset: Subset) -> Row:
 def stage_name(method: Method, kind: str, seed: int) -> str:
     """The directory of a row's checkpoints."""
     return stage_folder(f"{method.name} / {kind}", seed)
-
-
-def stage_folder(name: str, seed: int) -> str:
-    """The directory of the checkpoints of the row called "<method> / <kind>"."""
-    method, _, kind = name.partition(" / ")
-    return f"seed{seed}/{method}-{kind.replace(' ', '-').replace('%', '')}"
 
 
 def collapse_checks(rows: list[Row]) -> list[Check]:

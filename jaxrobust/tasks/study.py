@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust import sharding
+from jaxrobust.errors import UserError
 from jaxrobust.files import write_npz
 from jaxrobust.samplers import FixedSampler, WatchedSampler
 from jaxrobust.selection import Manifest, ScoringPass, read_manifest, write_manifest
@@ -81,14 +82,10 @@ class Study:
         """A share of the pool in images."""
         return round(share * self.size)
 
-    def whole_chunks(self, images: int) -> int:
-        """Steps that show this many images, in whole chunks, at least one."""
+    def whole_chunks(self, steps: float) -> int:
+        """About so many steps, in whole chunks, at least one."""
         chunk = self.trainer.setup.config["train"]["chunk_steps"]
-        return max(round(images / self.batch_size / chunk), 1) * chunk
-
-    def part(self, steps: int, percent: float) -> int:
-        """A part of a run in whole chunks of steps, at least one."""
-        return self.whole_chunks(round(steps * percent / 100 * self.batch_size))
+        return max(round(steps / chunk), 1) * chunk
 
     def ranker(self, seed: int) -> Fitted:
         """The trained network that ranks for `seed`."""
@@ -96,7 +93,7 @@ class Study:
             subset = Subset.uniform(self.everything)
             sampler = FixedSampler(subset, seed, self.batch_size)
             if self.look_every_steps:
-                look = lambda step, state: self._look(seed, step, lambda: state)
+                look = lambda step, state: self._look(seed, step, state)
                 sampler = WatchedSampler(sampler, look, self.look_every_steps)
             self._rankers[seed] = self.trainer.train_on(
                 f"seed{seed}/ranking", self.method, sampler, self.size, seed,
@@ -124,12 +121,12 @@ class Study:
         """The pool by the history of the ranking network."""
         state, index = tracker.init(self.size), jnp.asarray(self.everything)
         label, seconds = jnp.asarray(self.trainer.pool.label), 0.0
-        final = lambda: self.ranker(seed).state
-        self.ranker(seed)  # which looks on the way
+        end = self.ranker(seed).state  # it has looked on the way, but for its end
         every = self.look_every_steps
         steps = range(every, self.ranking_steps + 1, every)
         for step in steps:
-            found = self._look(seed, step, final)
+            last = end if step == self.ranking_steps else None
+            found = self._look(seed, step, last)
             state = tracker.update(state, index, jnp.asarray(found[on]), label)
             seconds += float(found["seconds"])
         sign = 1.0 if tracker.larger == "hard" else -1.0
@@ -145,13 +142,15 @@ class Study:
         name: str,
         scoring: ScoringPass,
         passes: float,
-        state: TrainState,
+        state: TrainState | None,
         seed: int,
+        step: int,
     ) -> Ranked:
-        """The pool by a network that is being trained."""
+        """The pool by a network that is being trained, in `state` at `step` unless it
+        has looked before."""
         found = self._keep(name, lambda: self._scored(scoring, state, seed))
         costs = Costs(score_seconds=float(found["seconds"]), passes=passes * self.size)
-        return Ranked(found["score"], costs, {"step": int(state.step)})
+        return Ranked(found["score"], costs, {"step": step})
 
     def chosen(
         self,
@@ -192,9 +191,10 @@ class Study:
         self._manifests[name] = manifest
         return manifest
 
-    def _look(self, seed: int, step: int, state: Callable[[], TrainState]):
-        """The logits of the whole pool at a step of the ranking network."""
-        compute = lambda: self._scored(self._looking, state(), seed)
+    def _look(self, seed: int, step: int, state: TrainState | None):
+        """The logits of the whole pool at a step of the ranking network, which is in
+        `state` unless it has looked before."""
+        compute = lambda: self._scored(self._looking, state, seed)
         return self._keep(f"seed{seed}-look{step:06d}", compute)
 
     @cached_property
@@ -206,8 +206,13 @@ class Study:
         return scoring_pass(self.trainer.setup, kept)
 
     def _scored(
-        self, scoring: ScoringPass, state: TrainState, seed: int
+        self, scoring: ScoringPass, state: TrainState | None, seed: int
     ) -> dict[str, np.ndarray]:
+        if state is None:
+            raise UserError(
+                f"{self.trainer.workdir.path}/scores lacks what a network saw on its "
+                "way: remove the run directory and begin anew"
+            )
         found, seconds = score_pool(self.trainer, scoring, state, self.everything, seed)
         return {**found, "seconds": np.asarray(seconds)}
 

@@ -3,12 +3,14 @@
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
 from jaxrobust import data
 from jaxrobust.main import main
 from jaxrobust.selection import load_manifest
+from jaxrobust.tasks.networks import open_run
 from tests.tasks.conftest import run_cli
 
 RECIPE = "--config=configs/compare.py:smoke"
@@ -75,8 +77,23 @@ def test_seconds_and_operations_hold_what_choosing_took(finished):
 def test_random_choice_is_its_own_measure_of_time(finished):
     rows = {row["name"]: row for row in results(finished)["rows"]}
     for name in ("random / 40%", "random_redrawn / 40%", "full / 100%"):
-        same, other = rows[name], rows[f"{name} equal time"]
-        assert {**same, "name": "", "rule": ""} == {**other, "name": "", "rule": ""}
+        other = rows[f"{name} equal time"]
+        changed = {"name": other["name"], "rule": "time", "same_as": name}
+        assert {**rows[name], **changed} == other
+
+
+def test_its_networks_can_be_evaluated_each_once(finished, mesh):
+    run = open_run(str(finished))
+    found = run.find({"networks": (), "seeds": (0,)})
+    names = [row["name"] for row in found]
+    assert {f"{c} / 40%" for c in CHOICES - {"full"}} | {"full / 100%"} <= set(names)
+    assert "random / 40% equal time" not in names
+    splits = data.load_splits(**run.config["data"])
+    (row,) = run.find({"networks": ("random / 40% equal time",), "seeds": (0,)})
+    network = run.network(row, splits, mesh, "")
+    image = splits.test.image[:].astype(np.float32) / 255.0
+    right = jax.jit(network.logits_fn)(image).argmax(1) == splits.test.label
+    assert float(right.mean()) == pytest.approx(row["clean_acc"])
 
 
 @pytest.mark.parametrize("name", ("seed0-grand_mid-40", "seed0-stability-40"))
@@ -110,6 +127,15 @@ def test_a_run_cut_off_in_a_period_goes_on_to_the_same_networks(finished, tmp_pa
         path.unlink()
     assert main(["jaxrobust", RECIPE, f"--workdir={workdir}"]) == 0
     assert accuracies(workdir) == accuracies(finished)
+
+
+def test_a_network_that_ranks_is_not_asked_for_its_youth(finished, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished, workdir)
+    (workdir / "results.json").unlink()
+    (workdir / "scores" / "seed0-look000004.npz").unlink()
+    assert main(["jaxrobust", RECIPE, f"--workdir={workdir}"]) == 2
+    assert "begin anew" in capsys.readouterr().err
 
 
 def test_a_finished_run_is_not_redone(finished, capsys):

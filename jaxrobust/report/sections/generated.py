@@ -70,7 +70,7 @@ def _offered(selection: Selection) -> float:
 
 def _per_class(run: Run) -> Picture | None:
     last = {s.seed: s for s in run.selections if s.info.get("generated_per_class")}
-    if not last:
+    if not any(_offered(selection) for selection in last.values()):
         return None
     counts: dict[str, list[float]] = defaultdict(list)
     for selection in last.values():

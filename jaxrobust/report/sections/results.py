@@ -2,6 +2,7 @@
 
 import math
 
+from jaxrobust.metrics import CLAIM_SEEDS
 from jaxrobust.report.comparison import by_rule, is_comparison, short_name
 from jaxrobust.report.numbers import (
     cell,
@@ -15,8 +16,6 @@ from jaxrobust.report.numbers import (
 )
 from jaxrobust.report.page import Block, Cell, Fold, Section, Table, Text
 from jaxrobust.report.run import Row, Run
-
-_CLAIM_SEEDS = 3  # fewer seeds support no claim of a difference
 
 
 def results(run: Run) -> Section | None:
@@ -89,7 +88,7 @@ def best_row(rows: list[Row], key: str) -> int | None:
         return None
     first, second = rows[order[0]], rows[order[1]]
     stds = [row.get(f"{key}_std") for row in (first, second)]
-    if min(seed_count(first), seed_count(second)) < _CLAIM_SEEDS or None in stds:
+    if min(seed_count(first), seed_count(second)) < CLAIM_SEEDS or None in stds:
         return None
     lead = first[key] - second[key]
     return order[0] if lead > max(float(std or 0) for std in stds) else None
@@ -111,7 +110,7 @@ def _note(rows: list[Row], marked: bool) -> str:
         parts.append(f"Mean ± standard deviation over {seeds} seeds.")
     rule = (
         "leads the next one by more than the larger of their two standard "
-        f"deviations ({_CLAIM_SEEDS} seeds or more)"
+        f"deviations ({CLAIM_SEEDS} seeds or more)"
     )
     if marked:
         parts.append(f"Bold: the best accuracy of a column, only where it {rule}.")

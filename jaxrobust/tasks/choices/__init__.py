@@ -8,6 +8,7 @@ from jaxrobust.errors import UserError
 from jaxrobust.loader import steps_per_epoch
 from jaxrobust.tasks.choices.chance import full, random, random_balanced, random_redrawn
 from jaxrobust.tasks.choices.coreset import coreset
+from jaxrobust.tasks.choices.gradients import GradientPass
 from jaxrobust.tasks.choices.inside import inside
 from jaxrobust.tasks.choices.plan import Choice, Plan
 from jaxrobust.tasks.choices.scored import history, score
@@ -38,10 +39,11 @@ def build_choices(setup: Setup) -> dict[str, Choice]:
             "comparison.choices needs one called random: what is learnt from a choice "
             "is the difference to it"
         )
+    gradients = GradientPass(setup, spec["method"])
     built = {
         name: registry.build(
             "choice", CHOICES, given, setup=setup, choice=name, configured=given,
-            method=spec["method"], shares=shares,
+            gradients=gradients, method=spec["method"], shares=shares,
         )
         for name, given in spec["choices"].items()
     }  # fmt: skip

@@ -16,27 +16,34 @@ from jax import Array
 from jaxrobust import features, registry, rng, sharding
 from jaxrobust.errors import UserError
 from jaxrobust.loader import Feed, Pool
-from jaxrobust.samplers import PeriodicSampler
 from jaxrobust.selection import Frozen, Manifest
 from jaxrobust.selection.coreset import Picked
 from jaxrobust.selection.craig import craig
 from jaxrobust.selection.glister import Validation, glister
 from jaxrobust.selection.gradmatch import gradmatch
 from jaxrobust.tasks.choices.gradients import GradientPass
-from jaxrobust.tasks.choices.plan import Choice, Plan, drawn, everything, file_name
+from jaxrobust.tasks.choices.plan import (
+    Choice,
+    Plan,
+    Selected,
+    chosen_again,
+    drawn,
+    everything,
+)
 from jaxrobust.tasks.ranking import manifest_columns
 from jaxrobust.tasks.setup import Setup
 from jaxrobust.tasks.study import Costs, Study
-from jaxrobust.types import Subset, TrainState
+from jaxrobust.types import TrainState
 
 ALGORITHMS = {"craig": craig, "glister": glister, "gradmatch": gradmatch}
 ERRORS = ("gradient_error", "random_gradient_error")
+"""Relative gradient errors, in every manifest and, as means, in every row."""
 
 
 def coreset(
     setup: Setup,
     choice: str,
-    method: str,
+    gradients: GradientPass,
     configured: Mapping[str, Any],
     algorithm: Mapping[str, Any],
     warm_percent: float,
@@ -60,37 +67,30 @@ def coreset(
     pick = registry.lookup("algorithm", ALGORITHMS, options.pop("name"))
     if pick is glister and not len(setup.splits.val):
         raise UserError("glister needs held-out images: set data.val_count above 0")
-    search = Search(GradientPass(setup, method), pick, options)
+    search = Search(gradients, pick, options)
     whole = options["batch_size"] if options.get("scope") == "batch" else 1
-    size = lambda study, share: study.budget(share) // whole * whole
 
     def plan(study: Study, share: float, seed: int, steps: int) -> Plan:
-        spent: dict[int, dict[str, Any]] = {}
+        size = study.budget(share) // whole * whole
 
-        def choose(step: int, state: TrainState) -> Subset:
-            name = f"{file_name(choice, share, seed)}-of{steps}-step{step:06d}"
-            known = {"method": dict(configured), "seed": seed, "step": step}
-
+        def select(name: str, step: int, state: TrainState | None) -> Selected:
             def make() -> Manifest:
-                found = search(study, state, size(study, share), seed, step)
+                assert state is not None
+                known = {"method": dict(configured), "seed": seed, "step": step}
+                found = search(study, state, size, seed, step)
                 return found._replace(facts={**known, **found.facts})
 
             manifest = study.recall(name, make)
-            spent[step] = manifest.facts
-            return manifest.subset
+            facts = {key: manifest.facts[key] for key in ERRORS}
+            return Selected(manifest.subset, _costs(manifest.facts), facts)
 
-        period = study.part(steps, every_percent)
-        warm = study.part(steps, warm_percent) if warm_percent else 0
-        first = everything(study) if warm else drawn(study, share, seed)
-        sampler = PeriodicSampler(
-            first, choose, warm or period, period, seed, study.batch_size
+        warm, period = (
+            study.whole_chunks(steps * percent / 100)
+            for percent in (warm_percent or every_percent, every_percent)
         )
-        return Plan(
-            study.method,
-            sampler,
-            size(study, share),
-            lambda: sum((_costs(facts) for facts in spent.values()), Costs()),
-            lambda: _errors(list(spent.values())),
+        first = everything(study) if warm_percent else drawn(study, share, seed)
+        return chosen_again(
+            study, choice, share, seed, steps, first, (warm, period), size, select
         )
 
     return Choice(plan)
@@ -115,7 +115,8 @@ class Search:
         key = sharding.replicate_key(base, mesh)
         network = trainer.frozen(state)
         look = lambda index: self.gradients(network, trainer.feed, index, key)
-        jax.block_until_ready(look(study.everything[:1]))
+        if not self.gradients.compiled:
+            jax.block_until_ready(look(study.everything[:1]))
         start = time.monotonic()
         factors, _ = jax.block_until_ready(look(study.everything))
         seen = time.monotonic()
@@ -167,8 +168,3 @@ def _costs(facts: Mapping[str, Any]) -> Costs:
         select_seconds=facts["select_seconds"],
         passes=facts["passes"],
     )
-
-
-def _errors(found: list[dict[str, Any]]) -> dict[str, float]:
-    """Relative gradient errors, means over the selections of a run."""
-    return {key: float(np.mean([f[key] for f in found])) for key in ERRORS if found}

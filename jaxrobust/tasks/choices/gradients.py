@@ -26,6 +26,8 @@ class GradientPass:
         sharding.check_batch_size(self.size, setup.mesh)
         spec = setup.config["methods"][method]["objective"]
         self._beta = spec["beta"] if spec["name"] == "trades" else 0.0
+        self.compiled = False
+        """Whether it has run: a clock had better start after that."""
         self._program = jax.jit(self._batch)
 
     def __call__(
@@ -34,6 +36,7 @@ class GradientPass:
         """Of the images at positions `index`, on every device."""
         places, _ = padded_rows(index, self.size)
         found = [self._program(network, *feed(p), p, key) for p in places]
+        self.compiled = True
         join = lambda *parts: jnp.concatenate(parts)[: len(index)]
         return sharding.gather(jax.tree.map(join, *found), self.setup.mesh)
 
@@ -54,9 +57,10 @@ class GradientPass:
         x_adv = self.method.craft(keys, network.logits_fn, batch)
         features_fn = network.features_fn
         assert features_fn is not None
-        factors = features.cross_entropy_factors(features_fn, x_adv, batch.target)
         if self._beta:
             factors = features.trades_factors(
                 features_fn, batch.image, x_adv, batch.target, self._beta
             )
+        else:
+            factors = features.cross_entropy_factors(features_fn, x_adv, batch.target)
         return factors, features_fn(x_adv)[0]

@@ -2,20 +2,27 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from jaxrobust import rng
 from jaxrobust.errors import unknown_name
-from jaxrobust.samplers import FixedSampler, Sampler
+from jaxrobust.samplers import FixedSampler, PeriodicSampler, Sampler
 from jaxrobust.selection import ORDERS
 from jaxrobust.tasks.setup import Method
 from jaxrobust.tasks.study import Costs, Ranked, Study
-from jaxrobust.types import Subset
+from jaxrobust.types import Subset, TrainState
 
 ONCE = 997
 """The random stream of subsets that are drawn once."""
+
+
+class Selected(NamedTuple):
+    """A subset, what choosing it took, and numbers of it for a row."""
+
+    subset: Subset
+    costs: Costs
+    facts: dict[str, float]
 
 
 class Plan(NamedTuple):
@@ -51,8 +58,7 @@ class Choice:
 
 def drawn(study: Study, share: float, seed: int) -> Subset:
     """A share of the images, drawn once."""
-    budget = round(share * study.size)
-    return Subset.uniform(rng.host_choice(seed, ONCE, study.size, budget))
+    return Subset.uniform(rng.host_choice(seed, ONCE, study.size, study.budget(share)))
 
 
 def subset_plan(
@@ -75,9 +81,42 @@ def fixed_plan(study: Study, subset: Subset, seed: int, costs: Costs) -> Plan:
     return Plan(study.method, sampler, len(subset.index), lambda: costs)
 
 
+def chosen_again(
+    study: Study,
+    choice: str,
+    share: float,
+    seed: int,
+    steps: int,
+    first: Subset,
+    periods: tuple[int, int],
+    images: int,
+    select: Callable[[str, int, TrainState | None], Selected],
+) -> Plan:
+    """Training on `first` for the first of `periods`, in steps, then on what
+    `select(name, step, state)` chooses and keeps as `name` after each of the second.
+
+    Once kept it is told again without a state, so that a row is the same whichever
+    process trained it. Its facts are means over the selections.
+    """
+    # Runs of other lengths are other networks.
+    stem = f"{file_name(choice, share, seed)}-of{steps}"
+    at = lambda step, state: select(f"{stem}-step{step:06d}", step, state)
+    sampler = PeriodicSampler(
+        first, lambda *now: at(*now).subset, *periods, seed, study.batch_size
+    )
+    made = lambda: [at(s, None) for s in range(steps) if sampler.chooses(s)]
+    costs = lambda: sum((found.costs for found in made()), Costs())
+    facts = lambda: _means([found.facts for found in made()])
+    return Plan(study.method, sampler, images, costs, facts)
+
+
+def _means(found: list[dict[str, float]]) -> dict[str, float]:
+    return {key: fmean(one[key] for one in found) for key in (found or [{}])[0]}
+
+
 def everything(study: Study) -> Subset:
     """All images."""
-    return Subset.uniform(np.arange(study.size))
+    return Subset.uniform(study.everything)
 
 
 def file_name(choice: str, share: float, seed: int) -> str:

@@ -5,21 +5,21 @@ from typing import Any
 
 from jaxrobust import registry
 from jaxrobust.errors import unknown_name
-from jaxrobust.samplers import PeriodicSampler
 from jaxrobust.scores import INPUTS, SCORES
 from jaxrobust.tasks.choices.plan import (
     Choice,
     Plan,
+    Selected,
     check_order,
+    chosen_again,
     drawn,
-    file_name,
     subset_plan,
 )
 from jaxrobust.tasks.ranking import score_passes, scoring_pass
 from jaxrobust.tasks.setup import Setup, attack_gradients
-from jaxrobust.tasks.study import Costs, Study
+from jaxrobust.tasks.study import Study
 from jaxrobust.trackers import TRACKERS
-from jaxrobust.types import Subset, TrainState
+from jaxrobust.types import TrainState
 
 
 def score(
@@ -48,19 +48,17 @@ def score(
         return subset_plan(study, choice, ranked, share, seed, configured)
 
     def again(study: Study, share: float, seed: int, steps: int) -> Plan:
-        first, spent = drawn(study, share, seed), {}
+        def select(name: str, step: int, state: TrainState | None) -> Selected:
+            ranked = study.look_now(name, scoring, passes, state, seed, step)
+            subset, costs = study.chosen(name, ranked, share, seed, configured)
+            return Selected(subset, costs, {})
 
-        def choose(step: int, state: TrainState) -> Subset:
-            # Runs of other lengths are other networks.
-            name = f"{file_name(choice, share, seed)}-of{steps}-step{step:06d}"
-            ranked = study.look_now(name, scoring, passes, state, seed)
-            subset, spent[step] = study.chosen(name, ranked, share, seed, configured)
-            return subset
-
-        period = study.whole_chunks(every_epochs * len(first.index))
-        sampler = PeriodicSampler(first, choose, period, period, seed, study.batch_size)
-        costs = lambda: sum(spent.values(), Costs())
-        return Plan(study.method, sampler, len(first.index), costs)
+        first = drawn(study, share, seed)
+        size = len(first.index)
+        period = study.whole_chunks(every_epochs * size / study.batch_size)
+        return chosen_again(
+            study, choice, share, seed, steps, first, (period, period), size, select
+        )
 
     return Choice(again) if every_epochs else Choice(once, ranked=True)
 
