@@ -13,37 +13,39 @@ Variants (none)    1,197 digits of 8x8; cifar10_linf and cifar10_trades the pape
 
 from configs import base, compare
 
-VARIANTS = ("", "cifar10_linf", "cifar10_trades", "small_cifar10", "smoke")
+VARIANTS = (
+    "",
+    "sweep",
+    "nfgsm",
+    "cifar10_linf",
+    "cifar10_trades",
+    "cifar10_nfgsm",
+    "svhn_l2",
+    "small_cifar10",
+    "smoke",
+)
 
 
 def get_config(variant: str = ""):
     """The recipe, or one of its variants."""
     if variant not in VARIANTS:
         raise base.unknown_variant("coreset.py", variant, VARIANTS[1:])
-    c = compare.get_config("cifar10" if variant.startswith("cifar10") else variant)
+    paper = variant.startswith(("cifar10", "svhn"))
+    known = variant if variant in ("small_cifar10", "smoke") else ""
+    c = compare.get_config("cifar10" if paper else known)
     c.title = c.title.replace("Choosing training images", "Adversarial coresets")
     c.comparison.budgets = (0.5,)
     c.comparison.rules = ("steps", "epochs", "time")
     del c.comparison.choices
     c.comparison.choices = choices()
-    if variant == "":
-        c.data.val_count = 100  # for GLISTER
-        c.train.num_steps = 180
-        c.train.chunk_steps = 15
-    if variant.startswith("cifar10"):
-        cifar10(c, variant.removeprefix("cifar10_"))
-    if variant == "small_cifar10":
-        c.data.val_count = 200
-        c.train.num_steps = 180
-        c.train.chunk_steps = 15
-    if variant == "smoke":
-        c.data.val_count = 20
-        c.train.num_steps = 24
-        c.train.checkpoint_every_steps = 6
-        c.train.chunk_steps = 2
-        c.comparison.rules = ("epochs",)
-        for name in ("gradmatch", "random_balanced", "random_redrawn"):
-            del c.comparison.choices[name]
+    if paper:
+        papers(c, *variant.split("_"))
+    else:
+        {"small_cifar10": small_cifar10, "smoke": smoke}.get(variant, digits)(c)
+    if variant == "nfgsm":
+        c.comparison.method = "nfgsm"
+    if variant == "sweep":
+        sweep(c)
     return c
 
 
@@ -72,15 +74,89 @@ def coreset(algorithm: dict) -> dict:
     }
 
 
-def cifar10(c, objective: str) -> None:
-    """ResNet-18; 120 epochs of linf PGD-AT or 100 of TRADES, batch 128."""
-    c.data.val_count = 500
-    c.train.num_epochs = 100 if objective == "trades" else 120
+def digits(c) -> None:
+    """120 passes over 400 images, the paper's number, so that its arithmetic holds."""
+    c.data.train_limit = 400
+    c.data.val_count = 100  # for GLISTER
+    c.score.batch_size = 400
+    long_run(c, batch_size=50, epochs=120, images=400)
+    keep(c, "full", "random", "random_redrawn", "craig", "gradmatch", "glister")
+
+
+def small_cifar10(c) -> None:
+    """30 passes over 2,000 images of 16x16; see compare.py."""
+    c.title = c.title.replace("5,000 images", "2,000 images")
+    c.data.train_limit = 2_000
+    c.data.val_count = 200
+    long_run(c, batch_size=50, epochs=30, images=2_000)
+    keep(c, "full", "random_redrawn", "craig", "gradmatch")
+
+
+def long_run(c, batch_size: int, epochs: int, images: int) -> None:
+    """Whole periods T of a sixth of the run, each of 4 chunks of steps."""
+    c.train.batch_size = batch_size
+    c.train.num_steps = epochs * images // batch_size
+    c.train.chunk_steps = c.train.num_steps // 24
+
+
+def smoke(c) -> None:
+    """A coreset of every kind, in seconds."""
+    c.data.val_count = 20
+    c.train.num_steps = 24
+    c.train.checkpoint_every_steps = 6
+    c.train.chunk_steps = 2
+    c.comparison.rules = ("epochs",)
+    keep(c, "full", "random", "craig", "gradmatch_batch", "glister")
+
+
+def sweep(c) -> None:
+    """Robust error against speed-up: shares of the images at equal epochs."""
+    c.comparison.budgets = (0.1, 0.3, 0.5, 0.7)
+    c.comparison.rules = ("epochs",)
+    keep(c, "full", "random_redrawn", "craig", "gradmatch")
+
+
+def keep(c, *names: str) -> None:
+    """Only these choices."""
+    for name in set(c.comparison.choices) - set(names):
+        del c.comparison.choices[name]
+
+
+def papers(c, dataset: str, objective: str) -> None:
+    """ResNet-18, batch 128: 120 epochs of PGD-AT, 100 of TRADES, 30 of N-FGSM.
+
+    svhn: data.name=folder, npz or tfds; eps 128/255 is a choice, none is stated.
+    """
+    c.data.val_count = 500 if dataset == "cifar10" else 7_325
+    c.train.num_epochs = {"trades": 100, "nfgsm": 30}.get(objective, 120)
     c.comparison.choices.gradmatch_batch.algorithm.batch_size = 128
     if objective == "trades":
         c.comparison.method = "trades"
         c.optim.weight_decay = 2e-4
-    else:
+        return
+    c.optim.learning_rate = 0.01
+    c.optim.schedule.drop_percents = (66.7, 83.3)
+    if objective == "nfgsm":
+        c.comparison.method = "nfgsm"
+        c.optim.learning_rate = 0.1
+    if objective == "linf":
         c.methods.pgd_at.attack.step_size = 1.25 / 255
-        c.optim.learning_rate = 0.01
-        c.optim.schedule.drop_percents = (66.7, 83.3)
+    if objective == "l2":
+        svhn_l2(c)
+
+
+def svhn_l2(c) -> None:
+    """Street-view house numbers, l2: no flips of digits."""
+    c.title = c.title.replace("CIFAR-10", "SVHN")
+    c.data.name = "tfds"
+    c.data.dataset = "svhn_cropped"
+    c.model.mean = c.model.std = (0.5, 0.5, 0.5)
+    c.threat.norm = "l2"
+    c.threat.eps = 128 / 255
+    c.methods.pgd_at.attack.step_size = 32 / 255
+    c.score.attack.step_size = 32 / 255
+    c.augment.flip = False
+    c.eval.attacks = {
+        "pgd": base.pgd_eval(32 / 255, 20, "cross_entropy"),
+        "cw": base.pgd_eval(32 / 255, 20, "margin"),
+    }
