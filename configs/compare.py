@@ -112,7 +112,7 @@ def union() -> dict:
 def digits(c) -> None:
     """Small enough for 12 choices, 2 budgets and 3 seeds, at two rules."""
     c.data.val_count = 0
-    c.train.num_steps = 100
+    c.train.num_steps = 80
     c.train.batch_size = 64
     c.train.chunk_steps = 10
     c.train.checkpoint_every_steps = 0

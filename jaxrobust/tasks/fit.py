@@ -150,7 +150,7 @@ class _Run:
         self.workdir, self.progress, self.probe = workdir, progress, probe
         self.last_probe: dict[str, float] = {}
         self._pending: list[_Pending] = []
-        self._before = self._choosing = 0.0
+        self._before = self._aside = 0.0
         self._start = self._mark = time.monotonic()
         self._last_save = 0
 
@@ -169,18 +169,24 @@ class _Run:
 
     def seconds(self) -> float:
         """Wall time of the stage over all processes that worked on it, without what the
-        sampler took to choose."""
-        return self._before + time.monotonic() - self._start - self._choosing
+        sampler took to choose and what probes took."""
+        return self._before + time.monotonic() - self._start - self._aside
+
+    def _step_aside(self, work: Callable[[], Any]) -> Any:
+        """`work` beside the training, by a clock that stands still meanwhile."""
+        start = time.monotonic()
+        found = work()
+        seconds = time.monotonic() - start
+        self._aside += seconds
+        self._mark += seconds
+        return found
 
     def batches(self, sampler: Sampler, state: TrainState, step: int, count: int):
         """What the next `count` steps train on."""
         if not sampler.chooses(step):
             return sampler.batches(state, step, count)
         jax.block_until_ready(state)
-        start = time.monotonic()
-        found = sampler.batches(state, step, count)
-        self._choosing += time.monotonic() - start
-        return found
+        return self._step_aside(lambda: sampler.batches(state, step, count))
 
     def dispatched(self, chunk: _Pending) -> None:
         """Read the chunk before this one: by now the device is done with it."""
@@ -194,7 +200,8 @@ class _Run:
         if self.probe and stage.probe_every_steps:
             if end or _crossed(step, stage.chunk_steps, stage.probe_every_steps):
                 self._flush()
-                self.last_probe = dict(self.probe(state))
+                probe = self.probe
+                self.last_probe = self._step_aside(lambda: dict(probe(state)))
                 self.workdir.log_metrics(stage.name, step, self.last_probe)
         period = stage.checkpoint_every_steps
         stopping = STOP.asked()

@@ -30,8 +30,10 @@ def make_probe(
         "fgsm": {"name": "fgsm", "loss": "cross_entropy"},
         "pgd": spec["probe_attack"],
     }
+    devices = setup.mesh.size
+    batch_size = min(spec["batch_size"], -(-size // devices) * devices)
     passes = {
-        name: build_pass(attack, setup.threat, spec["batch_size"], setup.mesh)
+        name: build_pass(attack, setup.threat, batch_size, setup.mesh)
         for name, attack in attacks.items()
     }
     index = rng.host_choice(0, 1, feed.pool.num_original, size)
