@@ -8,10 +8,10 @@ Source   el2n, grand: arXiv:2107.07075; forgetting: 1812.05159; stability: 2102.
          reconstruction; random_redrawn: 2305.18424; before, union: data selection for
          adversarial training.
 Run      python -m jaxrobust.main --config=configs/compare.py
-Expect   digits: 11 minutes on 2 slow CPU cores, no choice above random images;
+Expect   digits: 9 minutes on 2 slow CPU cores, no choice above random images;
          docs/selection.md has the tables
 Variants (none)    1,297 digits of 8x8; cifar10 ResNet-18; small_cifar10 5,000 images
-         and a small ConvNet, for 2 CPU cores and an hour; smoke for tests
+         and a small ConvNet, half an hour on 2 busy cores; smoke for tests
 """
 
 from configs import adversarial, base
@@ -130,7 +130,7 @@ def cifar10(c) -> None:
 
 
 def small_cifar10(c) -> None:
-    """A tenth of CIFAR-10 at 16x16 pixels, a small ConvNet: an hour on 2 CPU cores.
+    """A tenth of CIFAR-10 at 16x16 pixels, a small ConvNet: 32 minutes on busy cores.
 
     data.path is a folder with train/<class> and test/<class>.
     """

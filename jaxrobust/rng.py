@@ -47,6 +47,12 @@ def host_choice(seed: int, stream: int, size: int, count: int) -> np.ndarray:
     return np.sort(drawn)
 
 
+def host_draw(seed: int, step: int, size: int, count: int) -> np.ndarray:
+    """`count` numbers below `size`, int64, with replacement; a function of (seed,
+    step)."""
+    return np.random.default_rng([seed, step, 0xD2A1]).integers(size, size=count)
+
+
 def split_rows(keys: Array, count: int = 2) -> tuple[Array, ...]:
     """Split every key of keys[B] into `count` keys, returned as a tuple of keys[B]."""
     return tuple(

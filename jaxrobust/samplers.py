@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from jaxrobust import loader, rng
+from jaxrobust.errors import UserError
 from jaxrobust.types import Subset, TrainState
 
 
@@ -142,6 +143,68 @@ class WatchedSampler:
         if self._looks(step):
             self.look(step, state)
         return self.sampler.batches(state, step, count)
+
+
+class MixedSampler:
+    """Real images and `generated` others in every batch.
+
+    The real ones come without replacement, a new order in each epoch; the others are
+    drawn from `pool_positions` with replacement, so their number is of no matter.
+    `real_weight` None weights all images alike; gamma in [0,1] makes the loss
+    gamma mean_real + (1 - gamma) mean_generated.
+
+    Ref: Sehwag et al., arXiv:2104.09425, section 3 (gamma = 0.5); Gowal et al.,
+    arXiv:2110.09468 (by count). Deviates: the former's code ignores its gamma.
+    """
+
+    def __init__(
+        self,
+        real: Subset,
+        pool_positions: np.ndarray | range,
+        generated: int,
+        real_weight: float | None,
+        seed: int,
+        batch_size: int,
+    ):
+        self.real, self.pool_positions = real, pool_positions
+        self.count, self.seed = generated, seed
+        self.own = batch_size - generated
+        if not 0 < self.own < batch_size:
+            raise UserError(
+                f"a batch of {batch_size} with {generated} generated images is not a "
+                "mixture: set mix.generated_percent between 0 and 100"
+            )
+        loader.steps_per_epoch(len(real.index), self.own)
+        share = self.own / batch_size
+        gamma = share if real_weight is None else real_weight
+        self._weight = np.concatenate(
+            [
+                np.full(self.own, gamma / share, np.float32),
+                np.full(generated, (1 - gamma) / (1 - share), np.float32),
+            ]
+        )
+
+    def chooses(self, step: int) -> bool:
+        """Never: the draws need no network."""
+        return False
+
+    def batches(self, state: TrainState, step: int, count: int):
+        """As `Sampler`."""
+        index, weight = loader.batches(self.real, self.seed, self.own, step, count)
+        drawn = np.stack([self._draw(step + i) for i in range(count)])
+        weight = np.concatenate([weight, np.ones_like(drawn, np.float32)], axis=1)
+        return np.concatenate([index, drawn], axis=1), weight * self._weight
+
+    def _draw(self, step: int) -> np.ndarray:
+        places = rng.host_draw(self.seed, step, len(self.pool_positions), self.count)
+        return np.array([self.pool_positions[i] for i in places], np.int32)
+
+    def passes(self, num_steps: int) -> dict[str, float]:
+        """How often a real and a generated image is seen on average."""
+        return {
+            "real_passes": num_steps * self.own / len(self.real.index),
+            "generated_passes": num_steps * self.count / len(self.pool_positions),
+        }
 
 
 DRAWS = 1_000_000

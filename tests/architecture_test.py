@@ -15,8 +15,8 @@ LAYERS = (
     {"attacks", "state", "optim", "checkpoint", "loader", "sharding", "workdir"}
     | {"progress", "samplers"},
     {"objectives", "scores", "features", "trackers", "interop"},
-    {"selection", "generative", "evaluators", "report"},
-    {"train_step"},
+    {"selection", "generative", "evaluators", "report", "proxy"},
+    {"train_step", "finished", "perceptual"},
     {"tasks"},
     {"main", "flags"},
 )

@@ -7,6 +7,7 @@ from jaxrobust import loader
 from jaxrobust.errors import UserError
 from jaxrobust.samplers import (
     FixedSampler,
+    MixedSampler,
     PeriodicSampler,
     RedrawnSampler,
     WatchedSampler,
@@ -30,10 +31,17 @@ def periodic(asked=None):
     return PeriodicSampler(SUBSETS[0], choose, 5, 5, seed=1, batch_size=4)
 
 
+def mixed(generated=1, real_weight=None, batch_size=4):
+    real = Subset.uniform(np.arange(10))
+    pool = range(100, 130)
+    return MixedSampler(real, pool, generated, real_weight, 1, batch_size)
+
+
 def samplers():
     return {
         "fixed": FixedSampler(SUBSETS[0], 1, 4),
         "redrawn": RedrawnSampler(size=40, budget=13, seed=1, batch_size=4),
+        "mixed": mixed(),
         "periodic": periodic(),
         "watched": WatchedSampler(periodic(), lambda step, state: None, 7),
     }
@@ -118,3 +126,38 @@ def test_watched_looks_at_its_steps_and_changes_nothing():
     watched = WatchedSampler(periodic(), look, 7)
     np.testing.assert_array_equal(collect(watched, 0, 30), collect(periodic(), 0, 30))
     assert looks == [7, 14, 21, 28]
+
+
+def test_a_mixed_batch_has_its_share_of_each():
+    index, weight = mixed(generated=3, batch_size=5).batches(STATE, 0, 200)
+    assert ((index[:, :2] < 10).all()) and (index[:, 2:] >= 100).all()
+    np.testing.assert_array_equal(weight, np.ones((200, 5)))
+    epoch = index[:5, :2].ravel()
+    assert len(set(epoch.tolist())) == 10, "real ones come without replacement"
+    drawn = np.bincount(index[:, 2:].ravel() - 100, minlength=30)
+    assert drawn.min() > 0 and drawn.max() > 5, (
+        "others from everywhere, again and again"
+    )
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.3, 0.5, 1.0])
+def test_gamma_weighs_the_means_of_both_kinds(gamma):
+    index, weight = mixed(3, gamma, batch_size=5).batches(STATE, 0, 4)
+    loss = np.random.default_rng(0).normal(size=index.shape)
+    expected = gamma * loss[:, :2].mean(1) + (1 - gamma) * loss[:, 2:].mean(1)
+    np.testing.assert_allclose((weight * loss).mean(1), expected, rtol=1e-6)
+    np.testing.assert_allclose(weight.mean(1), 1.0, rtol=1e-6)
+
+
+def test_passes_count_what_was_seen():
+    sampler = mixed(3, batch_size=5)
+    index, _ = sampler.batches(STATE, 0, 40)
+    passes = sampler.passes(40)
+    assert passes["real_passes"] == (index < 100).sum() / 10
+    assert passes["generated_passes"] == (index >= 100).sum() / 30
+
+
+@pytest.mark.parametrize("generated", [0, 4])
+def test_a_mixture_has_both(generated):
+    with pytest.raises(UserError, match="not a mixture"):
+        mixed(generated)

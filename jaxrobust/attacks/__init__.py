@@ -8,10 +8,11 @@ from jaxrobust.attacks.apgd import apgd
 from jaxrobust.attacks.cw_l2 import cw_l2
 from jaxrobust.attacks.deepfool import deepfool
 from jaxrobust.attacks.fab import fab
+from jaxrobust.attacks.fast_lagrangian import fast_lagrangian
 from jaxrobust.attacks.fgsm import fgsm, fgsm_rs, nfgsm
 from jaxrobust.attacks.mim import mim
 from jaxrobust.attacks.minimum_eps import minimum_eps
-from jaxrobust.attacks.noise import no_attack, random_noise
+from jaxrobust.attacks.noise import gaussian, no_attack, random_noise
 from jaxrobust.attacks.one_pixel import one_pixel
 from jaxrobust.attacks.pgd import pgd
 from jaxrobust.attacks.square import square
@@ -21,8 +22,10 @@ ATTACKS = {
     "cw_l2": cw_l2,
     "deepfool": deepfool,
     "fab": fab,
+    "fast_lagrangian": fast_lagrangian,
     "fgsm": fgsm,
     "fgsm_rs": fgsm_rs,
+    "gaussian": gaussian,
     "mim": mim,
     "minimum_eps": minimum_eps,
     "nfgsm": nfgsm,

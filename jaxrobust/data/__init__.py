@@ -15,6 +15,7 @@ from jaxrobust.data.digits import digits
 from jaxrobust.data.folder import folder
 from jaxrobust.data.image_set import ImageSet, validate
 from jaxrobust.data.npz import npz
+from jaxrobust.data.raw_bin import raw_bin
 from jaxrobust.data.tfds import tfds
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.registry import build, lookup
@@ -26,6 +27,7 @@ SOURCES = {
     "npz": npz,
     "folder": folder,
     "cifar_bin": cifar_bin,
+    "raw_bin": raw_bin,
     "tfds": tfds,
 }
 

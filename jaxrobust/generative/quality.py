@@ -14,6 +14,9 @@ from jax import Array, lax
 Labelled = tuple[np.ndarray, np.ndarray]
 """(image f32[N,H,W,C] in [0,1], label int[N])."""
 
+Generated = tuple[np.ndarray, np.ndarray | None]
+"""The same, or without labels."""
+
 BLOCK = 256
 """Queries a block: bounds memory at BLOCK x reference distances."""
 
@@ -46,7 +49,7 @@ def knn_predict(
 
 
 def pool_quality(
-    generated: Labelled,
+    generated: Generated,
     train: Labelled,
     test: Labelled,
     k: int,
@@ -59,15 +62,20 @@ def pool_quality(
     image; `memorisation_ratio` is their quotient, 1 where generated images are as new
     as test images and 0 where they are copies. `copy_share`: share of generated images
     nearer to a training image than 99% of test images are. `nn_generated_test_min`: the
-    smallest distance to a test image, 0 if one leaked.
+    smallest distance to a test image, 0 if one leaked. A pool without labels has no
+    `label_agreement` and no `knn_generated_acc`.
     """
     near_generated, _ = nearest(generated[0], train[0], 1)
     near_test, _ = nearest(test[0], train[0], 1)
     near_leak, _ = nearest(generated[0], test[0], 1)
-    confirmed = knn_predict(generated[0], *train, k) == generated[1]
+    image, label = generated
+    by_label = {}
+    if label is not None:
+        confirmed = knn_predict(image, *train, k) == label
+        by_label["label_agreement"] = float(np.mean(confirmed))
+        by_label["knn_generated_acc"] = _accuracy(test, (image, label), k)
     return {
-        "label_agreement": float(np.mean(confirmed)),
-        "knn_generated_acc": _accuracy(test, generated, k),
+        **by_label,
         "knn_train_acc": _accuracy(test, train, k),
         "nn_generated_train": float(near_generated.mean()),
         "nn_test_train": float(near_test.mean()),

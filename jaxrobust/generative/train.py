@@ -9,7 +9,12 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxrobust.generative.diffusion import denoising_loss
+from jaxrobust import tree
+from jaxrobust.generative.diffusion import (
+    Prediction,
+    denoising_loss,
+    drop_labels,
+)
 from jaxrobust.generative.schedule import Schedule
 from jaxrobust.optim import update_ema
 from jaxrobust.rng import per_example, step_keys
@@ -43,35 +48,49 @@ def make_denoise_step(
     model: nn.Module,
     tx: optax.GradientTransformation,
     schedule: Schedule,
+    prediction: Prediction,
     *,
-    prediction: str,
     ema_decay: float,
+    unknown: int,
+    label_drop_percent: float,
 ) -> DenoiseStep:
     """`step(state, batch, base_key) -> (state, metrics)`, metrics a dict of f32[].
 
     Minimises `sum_i weight_i L_i / sum_i weight_i` of `denoising_loss` and averages the
-    weights. The noise is a function of (base_key, state.step, row).
+    weights; a share of the labels becomes `unknown`. The noise is a function of
+    (base_key, state.step, row).
     """
 
-    def mean_loss(params: PyTree, batch: Batch, keys: Array) -> Array:
+    def mean_loss(
+        params: PyTree, batch: Batch, keys: Array, dropout_key: Array
+    ) -> Array:
         def predict(x_t: Array, t: Array, label: Array) -> Array:
-            return model.apply({"params": params}, x_t, t, label)  # type: ignore[return-value]
+            given: PyTree = {"params": params}
+            rngs = {"dropout": dropout_key}
+            return model.apply(given, x_t, t, label, train=True, rngs=rngs)  # type: ignore[return-value]
 
         loss = denoising_loss(
-            predict, schedule, keys, batch.image, batch.label, prediction=prediction
+            predict, schedule, prediction, keys, batch.image, batch.label
         )
         return jnp.sum(batch.weight * loss) / jnp.sum(batch.weight)
 
     def step(
         state: TrainState, batch: Batch, base_key: Array
     ) -> tuple[TrainState, Metrics]:
-        key = step_keys(base_key, state.step).model
-        keys = per_example(key, jnp.arange(batch.label.shape[0]))
-        loss, grads = jax.value_and_grad(mean_loss)(state.params, batch, keys)
+        streams = step_keys(base_key, state.step)
+        row = jnp.arange(batch.label.shape[0])
+        keys = per_example(streams.model, row)
+        label_key, dropout_key = jax.random.split(streams.augment)
+        drawn = per_example(label_key, row)
+        label = drop_labels(drawn, batch.label, unknown, label_drop_percent)
+        batch = batch._replace(label=label)
+        loss, grads = jax.value_and_grad(mean_loss)(
+            state.params, batch, keys, dropout_key
+        )
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         average = update_ema(state.ema["params"], params, ema_decay, state.step)
-        metrics = {"loss": loss, "grad_norm": _length(grads)}
+        metrics = {"loss": loss, "grad_norm": tree.norm(grads)}
         state = dataclasses.replace(
             state,
             step=state.step + 1,
@@ -82,7 +101,3 @@ def make_denoise_step(
         return state, metrics
 
     return step
-
-
-def _length(grads: PyTree) -> Array:
-    return jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)))

@@ -6,9 +6,16 @@ Single-step training (N-FGSM, FGSM-RS) is `pgd_at` with another attack.
 from jaxrobust.objectives.base import Objective
 from jaxrobust.objectives.mart import mart
 from jaxrobust.objectives.pgd_at import pgd_at
+from jaxrobust.objectives.stability import stability
 from jaxrobust.objectives.standard import standard
 from jaxrobust.objectives.trades import trades
 
-OBJECTIVES = {"mart": mart, "pgd_at": pgd_at, "standard": standard, "trades": trades}
+OBJECTIVES = {
+    "mart": mart,
+    "pgd_at": pgd_at,
+    "stability": stability,
+    "standard": standard,
+    "trades": trades,
+}
 
 __all__ = ["OBJECTIVES", "Objective"]

@@ -16,7 +16,7 @@ from jaxrobust.features import Factors
 from jaxrobust.selection import coreset
 from jaxrobust.selection.coreset import Machine, Picked, Points, Solved
 
-_LOOK = 16
+_LOOK = 8
 """Candidates whose gains are brought up to date at a time."""
 
 

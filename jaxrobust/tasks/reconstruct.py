@@ -4,22 +4,15 @@ import logging
 import time
 
 import numpy as np
-from flax import linen as nn
 
-from jaxrobust import data, registry, rng
-from jaxrobust.data.image_set import ImageSet
+from jaxrobust import registry, rng
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.loader import make_pool
 from jaxrobust.progress import Progress
 from jaxrobust.selection import ORDERS
 from jaxrobust.tasks.card import Check, accuracy_checks, seeds_check
 from jaxrobust.tasks.finish import finish
-from jaxrobust.tasks.generate import (
-    build_denoiser,
-    generate_pool,
-    generator_stage,
-    pool_check,
-)
+from jaxrobust.tasks.pool_source import PoolSource
 from jaxrobust.tasks.ranking import build_scoring
 from jaxrobust.tasks.rebuild import Rebuilder
 from jaxrobust.tasks.results import Results, verdict
@@ -47,38 +40,25 @@ class HybridRun:
         self.setup = build_setup(config)
         build_scoring(self.setup)
         check_reconstruct(config["reconstruct"], self.setup)
-        self._ready = load_pool(self.setup)
-        self._denoiser: nn.Module | None = None
-        if self._ready is None:
-            self._denoiser = build_denoiser(config["generator"], self.setup.num_classes)
-
-    @property
-    def generator_work(self) -> float:
-        """The work of training the generator, 0 where the pool was loaded."""
-        if self._denoiser is None:
-            return 0.0
-        return generator_stage(self.setup.config["generator"]).work
+        self._source = PoolSource(self.setup)
 
     def open(self, path: str, total_work: float) -> Trainer:
         """Open the run directory, make the pool if need be, and be ready to train."""
         workdir = Workdir(path, self.setup.config)
-        progress = Progress(total_work + self.generator_work)
-        pool = self._ready
-        if pool is None:
-            assert self._denoiser is not None
-            pool = generate_pool(self.setup, self._denoiser, workdir, progress)
+        progress = Progress(total_work + self._source.work)
+        pool = self._source.open(workdir, progress)
         return Trainer(
             self.setup, make_pool(self.setup.splits.train, pool), workdir, progress
         )
 
     def checks(self, trainer: Trainer, rows: list[dict]) -> list[Check]:
         """The checks of the card."""
-        found = [
+        return [
             seeds_check(self.setup),
             *accuracy_checks(rows, self.setup),
             *collapse_checks(rows),
+            *self._source.checks(trainer.workdir),
         ]
-        return found + ([pool_check(trainer.workdir)] if self._denoiser else [])
 
 
 def check_reconstruct(spec: Config, setup: Setup) -> None:
@@ -95,17 +75,6 @@ def check_reconstruct(spec: Config, setup: Setup) -> None:
             f"train.batch_size {batch} is larger than the {size} images to train on: "
             f"lower it to at most {size}"
         )
-
-
-def load_pool(setup: Setup) -> ImageSet | None:
-    """The generated pool from files, or None where this run is to make it."""
-    spec = setup.config["generated"]
-    if spec["name"] == "diffusion":
-        return None
-    names = setup.splits.train.class_names
-    pool = data.load_split(split="train", class_names=names, **spec)
-    make_pool(setup.splits.train, pool)
-    return pool
 
 
 def reconstruct(config: Config, path: str) -> None:

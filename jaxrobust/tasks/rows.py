@@ -1,7 +1,7 @@
 """One row of a results table: a method trained on a subset, evaluated on the test
 set."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from jaxrobust.tasks.card import Check
 from jaxrobust.tasks.fit import Fitted
@@ -28,16 +28,10 @@ def train_row(
     `selection_costs` is what choosing the subset took: its `score_seconds` and
     `select_seconds`, and the training that the choice needed as `rounds_seconds`.
     """
-    name = f"{method.name} / {kind}"
-    if results.find(name, seed) is not None:
-        trainer.progress.skip(trainer.stage("", method, steps).work)
 
-    def compute() -> Row:
-        stage = stage_name(method, kind, seed)
-        fitted = trainer.train(stage, method, subset, seed, steps)
+    def facts(fitted: Fitted) -> Row:
         generated = subset.index >= trainer.pool.num_original
         return {
-            **measured(trainer, method, fitted, steps),
             "train_images": len(subset.index),
             **_selection(trainer, method, subset),
             "generated_share": float(generated.mean()),
@@ -47,6 +41,30 @@ def train_row(
             + selection_costs.get("attack_seconds", 0.0),
             "baseline": _is_baseline(method, kind),
         }
+
+    fit = lambda stage: trainer.train(stage, method, subset, seed, steps)
+    return fitted_row(results, trainer, method, kind, seed, steps, fit, facts)
+
+
+def fitted_row(
+    results: Results,
+    trainer: Trainer,
+    method: Method,
+    kind: str,
+    seed: int,
+    steps: int,
+    fit: Callable[[str], Fitted],
+    facts: Callable[[Fitted], Row],
+) -> Row:
+    """The row "<method> / <kind>" of `seed`, by `fit(stage)` and with `facts(fitted)`
+    beside what every row has."""
+    name = f"{method.name} / {kind}"
+    if results.find(name, seed) is not None:
+        trainer.progress.skip(trainer.stage("", method, steps).work)
+
+    def compute() -> Row:
+        fitted = fit(stage_name(method, kind, seed))
+        return {**measured(trainer, method, fitted, steps), **facts(fitted)}
 
     return results.row(name, seed, compute)
 

@@ -19,6 +19,7 @@ from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.evaluators import AccuracyPass
 from jaxrobust.models import MODELS
 from jaxrobust.objectives import OBJECTIVES, Objective
+from jaxrobust.perceptual import build_perceptual
 from jaxrobust.selection import in_batch
 from jaxrobust.selection.in_batch import Craft, Select
 from jaxrobust.threat import ThreatModel, make_threat
@@ -170,7 +171,7 @@ def channel_statistics(images: data.ImageSet) -> tuple[tuple, tuple]:
 def build_attack(kind: str, spec: Config, threat: ThreatModel, loss=None) -> Attack:
     """The attack `spec` names; its "loss" key, where it has one, names what it
     maximises."""
-    spec = dict(spec)
+    spec = with_features(spec)
     if "loss" in spec:
         loss = registry.lookup("loss", losses.LOSSES, spec.pop("loss"))
     leaf = ATTACKS.get(spec["name"])
@@ -180,6 +181,14 @@ def build_attack(kind: str, spec: Config, threat: ThreatModel, loss=None) -> Att
             f"{', '.join(sorted(losses.LOSSES))}"
         )
     return registry.build(kind, ATTACKS, spec, threat=threat, loss=loss)
+
+
+def with_features(spec: Config) -> dict[str, Any]:
+    """The spec of an attack with its perceptual `network`, where it has one, loaded."""
+    spec = dict(spec)
+    if "network" in spec:
+        spec["features"] = build_perceptual(spec.pop("network"), build_model)
+    return spec
 
 
 def make_attack(spec: Config, threat: ThreatModel) -> Attack:
@@ -278,8 +287,9 @@ def build_pass(
     count_outside: bool = True,
 ) -> AccuracyPass:
     """The accuracy under the attack of `spec`, in any ball of the norm of `threat`."""
+    spec = with_features(spec)  # files are read once, and not while JAX traces
     make_attack(spec, threat)  # so that a mistake shows now
-    make = partial(make_attack, dict(spec))
+    make = partial(make_attack, spec)
     return AccuracyPass(make, batch_size, mesh, count_outside)
 
 

@@ -145,15 +145,16 @@ class Trainer:
         variables = eval_variables(state)
         return Frozen(self.logits_fn(state), bind_features(self.setup.model, variables))
 
-    def evaluate(self, state: TrainState) -> dict[str, float]:
-        """`<name>_acc` on the whole test set for every evaluation, and the largest
-        perturbation that any of them used."""
-        index = np.arange(len(self.setup.splits.test))
+    def evaluate(self, state: TrainState, feed: Feed | None = None) -> dict[str, float]:
+        """`<name>_acc` on the whole test set, or on all images of `feed`, for every
+        evaluation, and the largest perturbation that any of them used."""
+        feed = feed or self.test_feed
+        index = np.arange(len(feed.pool))
         key = sharding.replicate_key(rng.purpose_key(0, "eval"), self.setup.mesh)
         row, distances = {}, []
         for name, evaluation in self.setup.evaluations.items():
             found = evaluation(
-                self.logits_fn(state), self.test_feed, index, key, self.setup.threat
+                self.logits_fn(state), feed, index, key, self.setup.threat
             )
             row[f"{name}_acc"] = found.value
             distances.append(found.distance)

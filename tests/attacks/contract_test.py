@@ -39,8 +39,15 @@ SPECS = {
         "bounded": True,
     },
     "fab": {"num_steps": 10, "num_targets": 2},
+    "fast_lagrangian": {
+        "bound": 0.3,
+        "num_steps": 6,
+        "attack_wrong": True,
+        "features": lambda x: jnp.reshape(x, (len(x), -1)) ** 2,
+    },
     "fgsm": {},
     "fgsm_rs": {"step_ratio": 1.25},
+    "gaussian": {"sigma": 0.02, "clamp": True},
     "mim": {
         "step_size": {"linf": 0.03, "l2": 0.2, "l1": 0.7},
         "num_steps": 3,
@@ -79,15 +86,16 @@ SPECS = {
 }
 NORMS_OF = {"cw_l2": ("l2",), "deepfool": ("linf", "l2")}
 """The norms that an attack supports, where that is not all of NORMS."""
-REACH = {"nfgsm": 3.0, "one_pixel": np.inf}
+REACH = {"fast_lagrangian": np.inf, "nfgsm": 3.0, "one_pixel": np.inf}
+REACH["gaussian"] = np.inf
 """How many eps from the image an attack may go, where that is not 1."""
 MINIMAL = {"cw_l2", "deepfool", "fab", "minimum_eps"}
 """They stop where the network is fooled, and give up where eps does not reach that."""
 STOPS = {"apgd", "square"}
 """They end an image at the first success, so that its loss says little."""
 RANDOM = {"fgsm_rs", "minimum_eps", "nfgsm", "one_pixel", "pgd", "random_noise"}
-RANDOM |= {"apgd", "square"}
-BLIND = {"none", "random_noise"}
+RANDOM |= {"apgd", "fast_lagrangian", "gaussian", "square"}
+BLIND = {"gaussian", "none", "random_noise"}
 
 EVERY = pytest.mark.parametrize("name", sorted(ATTACKS))
 IN_EVERY_NORM = pytest.mark.parametrize(

@@ -13,8 +13,9 @@ import pytest
 from jaxrobust import data, losses, sharding
 from jaxrobust.attacks.pgd import pgd
 from jaxrobust.evaluators import autoattack
+from jaxrobust.finished import open_run
 from jaxrobust.interop import export_torch
-from jaxrobust.tasks.networks import open_run
+from jaxrobust.tasks.networks import load_network
 from jaxrobust.threat import make_threat
 from tests.helpers import ROOT, image_keys
 
@@ -78,7 +79,7 @@ def twin():
     assert main(["jaxrobust", recipe, f"--workdir={FOLDER['run']}", *given]) == 0
     run = open_run(str(FOLDER["run"]))
     splits = data.load_splits(**run.config["data"])
-    ours = run.network(run.rows[0], splits, sharding.make_mesh(1), "").logits_fn
+    ours = load_network(run, run.rows[0], splits, sharding.make_mesh(1), "").logits_fn
     exported = FOLDER["run"].with_name("exported")
     export_torch(ours.func.model, ours.args[0], exported)  # pyright: ignore
     theirs = foreign(exported).load().requires_grad_(False)

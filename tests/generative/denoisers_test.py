@@ -10,6 +10,7 @@ import pytest
 from jaxrobust.errors import UserError
 from jaxrobust.generative.denoisers import DENOISERS
 from jaxrobust.generative.denoisers.conditioning import time_embedding
+from jaxrobust.generative.denoisers.unet import _ResBlock
 
 CLASSES = 3
 SMALL = {
@@ -93,6 +94,70 @@ def test_equal_arguments_give_equal_modules(name):
 def test_unknown_dtype_is_named(name):
     with pytest.raises(UserError, match="did you mean float32"):
         build(name, dtype="float23")
+
+
+OPTIONS = {"embedding": "additive", "residual_scale": 0.5**0.5, "dropout": 0.5}
+
+
+@cache
+def unet_of_ddpm_plus_plus():
+    """The module with its options, and weights with no zero among them."""
+    model = DENOISERS["unet"](CLASSES, (8, 16), 1, attention=(1,), **OPTIONS)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), X_T, T, LABEL)
+    draw = np.random.default_rng(0).normal
+    return model, jax.tree.map(lambda s: draw(size=s.shape, scale=0.3), shapes)
+
+
+def test_additive_embedding_tells_time_and_class():
+    model, weights = unet_of_ddpm_plus_plus()
+    apply = jax.jit(model.apply)
+    said = np.asarray(apply(weights, X_T, T, LABEL))
+    assert np.abs(apply(weights, X_T, T + 0.05, LABEL) - said).max() > 1e-2
+    other = np.abs(apply(weights, X_T, T, jnp.array([0, 2, CLASSES])) - said)
+    assert other[1].max() > 1e-2 and other[0].max() < 1e-5
+
+
+def test_dropout_is_off_outside_training_and_needs_its_stream_inside():
+    model, weights = unet_of_ddpm_plus_plus()
+    plain = DENOISERS["unet"](
+        CLASSES, (8, 16), 1, attention=(1,), **(OPTIONS | {"dropout": 0.0})
+    )
+    evaluate = lambda m: np.asarray(jax.jit(m.apply)(weights, X_T, T, LABEL))
+    np.testing.assert_array_equal(evaluate(model), evaluate(plain))
+    train = jax.jit(
+        lambda key: model.apply(
+            weights, X_T, T, LABEL, train=True, rngs={"dropout": key}
+        )
+    )
+    first = train(jax.random.key(0))
+    assert np.abs(first - train(jax.random.key(1))).max() > 1e-2
+    np.testing.assert_array_equal(first, train(jax.random.key(0)))
+
+
+def test_residual_scale_multiplies_the_sum():
+    """Blocks that add nothing yet (last convolution zero) shrink x by the scale."""
+    x = jnp.ones((1, 2, 2, 8))
+    block = lambda scale: _ResBlock(8, jnp.dtype(jnp.float32), "additive", 0.0, scale)
+    inside = block(1.0).init(jax.random.key(0), x, jnp.ones((1, 4)), False)
+    out = block(0.5).apply(inside, x, jnp.ones((1, 4)), False)
+    np.testing.assert_allclose(out, 0.5 * x)
+
+
+def test_a_network_without_classes_has_one_the_unknown():
+    for name in DENOISERS:
+        model = DENOISERS[name](num_classes=0, **SMALL[name])
+        shapes = jax.eval_shape(model.init, jax.random.key(0), X_T, T, LABEL)
+        tables = [s.shape for s in jax.tree.leaves(shapes["params"]["Conditioning_0"])]
+        assert (1, SMALL[name].get("width", 32)) in tables
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [({"embedding": "addive"}, "did you mean additive"), ({"dropout": 1.0}, "below 1")],
+)
+def test_unet_options_are_checked(option, said):
+    with pytest.raises(UserError, match=said):
+        build("unet", **option)
 
 
 def test_unet_reaches_photographs():

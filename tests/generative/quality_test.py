@@ -69,3 +69,11 @@ def test_wrong_labels_are_seen():
     label = np.where(np.arange(250) < 50, (label + 1) % 3, label)
     quality = pool_quality((image, label), TRAIN, TEST, 5)
     assert quality["label_agreement"] == 0.8
+
+
+def test_a_pool_without_labels_is_asked_nothing_about_them():
+    image, label = labelled(250, 3)
+    without = pool_quality((image, None), TRAIN, TEST, 5)
+    whole = pool_quality((image, label), TRAIN, TEST, 5)
+    assert without.keys() == whole.keys() - {"label_agreement", "knn_generated_acc"}
+    assert all(whole[name] == value for name, value in without.items())

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrobust.errors import UserError
 from jaxrobust.generative.diffusion import normal_rows, rows
 from jaxrobust.generative.samplers import SAMPLERS
-from jaxrobust.generative.schedule import SCHEDULES, cosine
+from jaxrobust.generative.schedule import cosine, edm, linear
+from jaxrobust.generative.times import edm as edm_times
+from jaxrobust.generative.times import uniform
 from jaxrobust.rng import per_example
 
 EVERY = pytest.mark.parametrize("name", sorted(SAMPLERS))
@@ -18,6 +19,11 @@ SHAPE = (3, 3, 1)
 MEANS = jnp.array([-0.3, 0.2])
 SPREAD = 0.15
 KEY = jax.random.key(3)
+SCHEDULES = {"cosine": cosine, "linear": linear, "edm": lambda: edm(-1.2, 1.2)}
+GRIDS = {
+    "uniform": uniform,
+    "edm": lambda schedule, num_steps: edm_times(schedule, num_steps, 0.01, 80.0, 7.0),
+}
 
 
 def gaussian(schedule):
@@ -32,16 +38,23 @@ def gaussian(schedule):
     return denoise
 
 
-@partial(jax.jit, static_argnames=("name", "num_steps", "schedule_name"))
-def sample(name, index, label, num_steps, schedule_name="cosine"):
+def sample(name, index, label, num_steps, schedule_name="cosine", grid="uniform"):
+    times = GRIDS[grid](SCHEDULES[schedule_name](), num_steps)
+    return draw(name, index, label, times, schedule_name)
+
+
+@partial(jax.jit, static_argnames=("name", "schedule_name"))
+def draw(name, index, label, times, schedule_name):
     schedule = SCHEDULES[schedule_name]()
     keys = per_example(KEY, index)
-    return SAMPLERS[name](keys, gaussian(schedule), schedule, label, SHAPE, num_steps)
+    return SAMPLERS[name](keys, gaussian(schedule), schedule, label, SHAPE, times)
 
 
-def exact(index, label, num_steps):
+def exact(index, label, num_steps, schedule_name="cosine", grid="uniform"):
     """Where the flow takes the same noise: `z - m` scales as `sqrt(SPREAD^2 + r^2)`."""
-    alpha, sigma = cosine().alpha_sigma(jnp.array([1.0, 1.0 / num_steps]))
+    schedule = SCHEDULES[schedule_name]()
+    ends = GRIDS[grid](schedule, num_steps)[[0, -1]]
+    alpha, sigma = schedule.alpha_sigma(jnp.asarray(ends))
     start, stop = sigma / alpha
     mean = MEANS[label][:, None, None, None]
     z = normal_rows(per_example(KEY, index), SHAPE) / alpha[0]
@@ -51,11 +64,14 @@ def exact(index, label, num_steps):
 
 
 @EVERY
-@pytest.mark.parametrize("schedule_name", sorted(SCHEDULES))
-def test_recovers_mean_and_spread(name, schedule_name):
+@pytest.mark.parametrize(
+    ("schedule_name", "grid"),
+    [("cosine", "uniform"), ("linear", "uniform"), ("edm", "edm"), ("linear", "edm")],
+)
+def test_recovers_mean_and_spread(name, schedule_name, grid):
     index = jnp.arange(2000)
     label = index % 2
-    image = sample(name, index, label, 250, schedule_name)
+    image = sample(name, index, label, 250, schedule_name, grid)
     for k in range(2):
         pixels = 2 * np.asarray(image)[label == k] - 1
         assert abs(pixels.mean() - MEANS[k]) < 0.01
@@ -66,11 +82,34 @@ def test_recovers_mean_and_spread(name, schedule_name):
 def test_converges_at_its_order(name, order):
     index = jnp.arange(64)
     label = index % 2
-    error = [
-        float(jnp.abs(sample(name, index, label, n) - exact(index, label, n)).mean())
-        for n in (128, 256)
-    ]
+    error = [gap(name, index, label, n) for n in (128, 256)]
     assert abs(np.log2(error[0] / error[1]) - order) < 0.15
+
+
+def gap(*arguments):
+    """Mean distance of a sample from where the flow takes its noise."""
+    name, *rest = arguments
+    return float(jnp.abs(sample(name, *rest) - exact(*rest)).mean())
+
+
+def test_edm_in_twenty_steps_is_the_flow_to_a_grey_level():
+    index = jnp.arange(64)
+    label = index % 2
+    few = gap("heun", index, label, 20, "edm", "edm")
+    assert few < 1 / 255
+    assert few < 0.2 * gap("ddim", index, label, 40, "edm", "edm")
+
+
+def test_one_image_is_reached_from_any_noise():
+    point = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, SHAPE), jnp.float32)
+    knows = lambda x_t, t, label: jnp.broadcast_to(point, x_t.shape)
+    keys = per_example(KEY, jnp.arange(3))
+    schedule = SCHEDULES["edm"]()
+    times = GRIDS["edm"](schedule, 4)
+    for sampler in SAMPLERS.values():
+        image = sampler(keys, knows, schedule, jnp.zeros(3, jnp.int32), SHAPE, times)
+        ideal = jnp.broadcast_to(0.5 * (point + 1), image.shape)
+        np.testing.assert_allclose(image, ideal, atol=1e-6)
 
 
 @EVERY
@@ -96,12 +135,6 @@ def test_one_step_is_the_posterior_mean_of_noise(name):
 def test_images_are_pixels(name):
     wild = lambda x_t, t, label: 3.0 * jnp.sign(x_t)
     keys, label = per_example(KEY, jnp.arange(4)), jnp.zeros(4, jnp.int32)
-    image = SAMPLERS[name](keys, wild, cosine(), label, SHAPE, 3)
+    image = SAMPLERS[name](keys, wild, cosine(), label, SHAPE, uniform(cosine(), 3))
     assert image.shape == (4, *SHAPE) and image.dtype == jnp.float32
     assert image.min() >= 0 and image.max() <= 1
-
-
-@EVERY
-def test_no_steps_are_refused(name):
-    with pytest.raises(UserError, match="at least one step"):
-        sample(name, jnp.arange(2), jnp.zeros(2, jnp.int32), 0)

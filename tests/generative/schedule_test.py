@@ -1,11 +1,15 @@
 """A schedule goes from nearly all signal to nearly all noise, without a step back."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
-from jaxrobust.generative.schedule import LOG_SNR_MAX, LOG_SNR_MIN, SCHEDULES
+from jaxrobust.generative import schedule as schedules
+from jaxrobust.generative.schedule import LOG_SNR_MAX, LOG_SNR_MIN
 
+SCHEDULES = {**schedules.SCHEDULES, "edm": lambda: schedules.edm(-1.2, 1.2)}
 EVERY = pytest.mark.parametrize("name", sorted(SCHEDULES))
 TIMES = np.linspace(0.0, 1.0, 201, dtype=np.float32)
 
@@ -49,3 +53,35 @@ def test_linear_is_the_limit_of_ddpm():
     discrete = np.cumprod(1 - beta)[steps - 1]
     ours = SCHEDULES["linear"]().alpha_bar(jnp.asarray(steps / 1000, jnp.float32))
     np.testing.assert_allclose(ours, discrete, rtol=0.08)
+
+
+@EVERY
+def test_time_is_the_inverse(name):
+    schedule = SCHEDULES[name]()
+    back = schedule.time(schedule.log_snr(TIMES))
+    np.testing.assert_allclose(back, TIMES, atol=2e-6)
+
+
+@EVERY
+def test_drawn_times_follow_their_law(name):
+    schedule = SCHEDULES[name]()
+    t = schedule.draw_times(jax.random.split(jax.random.key(0), 4000))
+    drawn, law = t, stats.uniform()
+    if name == "edm":
+        drawn, law = -0.5 * schedule.log_snr(t), stats.norm(-1.2, 1.2)
+    assert stats.kstest(np.asarray(drawn), law.cdf).pvalue > 0.01
+
+
+def test_a_drawn_time_depends_on_its_key_alone():
+    keys = jax.random.split(jax.random.key(0), 5)
+    order = np.array([3, 1])
+    for make in SCHEDULES.values():
+        whole = make().draw_times(keys)
+        np.testing.assert_array_equal(make().draw_times(keys[order]), whole[order])
+
+
+def test_edm_reaches_its_published_noise_levels():
+    low, high = schedules.noise_level_limits(SCHEDULES["edm"]())
+    assert low < 0.002 and 80 < high < 150
+    wide = schedules.edm(0.0, 100.0).draw_times(jax.random.split(jax.random.key(0), 50))
+    assert wide.min() == 0 and wide.max() == 1

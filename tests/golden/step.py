@@ -22,6 +22,7 @@ FILE = Path(__file__).parent / "steps.json"
 SPECS = {
     "mart": {"beta": 5.0, "bn_update": "adv"},
     "pgd_at": {"bn_update": "adv"},
+    "stability": {"beta": 6.0, "bn_update": "both"},
     "standard": {},
     "trades": {"beta": 6.0, "bn_update": "both"},
 }

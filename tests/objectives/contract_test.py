@@ -19,6 +19,7 @@ from tests.helpers import linear_logits, make_batch, random_weight
 SPECS = {
     "mart": {"beta": 5.0, "bn_update": "adv"},
     "pgd_at": {"bn_update": "adv"},
+    "stability": {"beta": 6.0, "bn_update": "adv"},
     "standard": {},
     "trades": {"beta": 6.0, "bn_update": "adv"},
 }
@@ -120,7 +121,8 @@ def test_standard_training_moves_statistics_by_clean_images():
 
 
 def test_no_forward_pass_is_spent_for_nothing():
-    for name, passes in {"standard": 1, "pgd_at": 1, "trades": 2, "mart": 2}.items():
+    passes_of = {"standard": 1, "pgd_at": 1, "trades": 2, "mart": 2, "stability": 2}
+    for name, passes in passes_of.items():
         forward, calls = forward_with(WEIGHT)
         build(name).outer(forward, BATCH, ADV)
         assert len(calls) == passes, name

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from jaxrobust import data
+from jaxrobust.finished import open_run
 from jaxrobust.main import main
 from jaxrobust.selection import load_manifest
-from jaxrobust.tasks.networks import open_run
+from jaxrobust.tasks.networks import load_network
 from tests.tasks.conftest import run_cli
 
 RECIPE = "--config=configs/compare.py:smoke"
@@ -84,13 +85,13 @@ def test_random_choice_is_its_own_measure_of_time(finished):
 
 def test_its_networks_can_be_evaluated_each_once(finished, mesh):
     run = open_run(str(finished))
-    found = run.find({"networks": (), "seeds": (0,)})
+    found = run.find((), (0,))
     names = [row["name"] for row in found]
     assert {f"{c} / 40%" for c in CHOICES - {"full"}} | {"full / 100%"} <= set(names)
     assert "random / 40% equal time" not in names
     splits = data.load_splits(**run.config["data"])
-    (row,) = run.find({"networks": ("random / 40% equal time",), "seeds": (0,)})
-    network = run.network(row, splits, mesh, "")
+    (row,) = run.find(("random / 40% equal time",), (0,))
+    network = load_network(run, row, splits, mesh, "")
     image = splits.test.image[:].astype(np.float32) / 255.0
     right = jax.jit(network.logits_fn)(image).argmax(1) == splits.test.label
     assert float(right.mean()) == pytest.approx(row["clean_acc"])

@@ -14,7 +14,7 @@ RECIPES = sorted(
     for path in (ROOT / "configs").glob("*.py")
     if path.stem not in ("attack_presets", "base", "__init__")
 )
-ELSEWHERE = ("compare", "coreset", "hybrid", "evaluate")
+ELSEWHERE = ("compare", "coreset", "harden", "hybrid", "evaluate", "proxy")
 """Run by the fixture `smoke`, by the tests of the task."""
 
 

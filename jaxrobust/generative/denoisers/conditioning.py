@@ -66,3 +66,17 @@ class Modulation(nn.Module):
         affine = affine.reshape(affine.shape[0], *(1,) * (x.ndim - 2), -1)
         scale, shift = jnp.split(affine, 2, axis=-1)
         return x * (1 + scale) + shift
+
+
+class Shift(nn.Module):
+    """`x + shift`, shift linear in the condition.
+
+    Ref: Ho et al., arXiv:2006.11239, appendix B (the time embedding is added).
+    """
+
+    dtype: jnp.dtype = jnp.dtype(jnp.float32)
+
+    @nn.compact
+    def __call__(self, x: Array, condition: Array) -> Array:
+        shift = nn.Dense(x.shape[-1], dtype=self.dtype)(condition)
+        return x + shift.reshape(shift.shape[0], *(1,) * (x.ndim - 2), -1)

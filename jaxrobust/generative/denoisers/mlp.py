@@ -27,7 +27,9 @@ class MLP(nn.Module):
     dtype: jnp.dtype = jnp.dtype(jnp.float32)
 
     @nn.compact
-    def __call__(self, x_t: Array, t: Array, label: Array) -> Array:
+    def __call__(
+        self, x_t: Array, t: Array, label: Array, train: bool = False
+    ) -> Array:
         pixels = math.prod(x_t.shape[1:])
         condition = Conditioning(self.num_classes, self.width, self.dtype)(t, label)
         flat = x_t.reshape(-1, pixels).astype(self.dtype)

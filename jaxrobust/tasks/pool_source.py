@@ -1,0 +1,59 @@
+"""Where a run's generated images come from: files, or a generator trained in it."""
+
+from flax import linen as nn
+
+from jaxrobust import data
+from jaxrobust.data.image_set import ImageSet
+from jaxrobust.loader import make_pool
+from jaxrobust.progress import Progress
+from jaxrobust.tasks.card import Check
+from jaxrobust.tasks.generate import (
+    build_denoiser,
+    generate_pool,
+    generator_stage,
+    pool_check,
+)
+from jaxrobust.tasks.setup import Setup
+from jaxrobust.workdir import Workdir
+
+
+class PoolSource:
+    """Building one checks `config.generated` and `config.generator`, and loads files;
+    only `open` writes."""
+
+    def __init__(self, setup: Setup):
+        self.setup = setup
+        self._loaded = load_pool(setup)
+        self._denoiser: nn.Module | None = None
+        if self._loaded is None:
+            spec = setup.config["generator"]
+            self._denoiser = build_denoiser(spec, setup.num_classes)
+
+    @property
+    def work(self) -> float:
+        """The work of training the generator, 0 where the pool was loaded."""
+        if self._denoiser is None:
+            return 0.0
+        return generator_stage(self.setup.config["generator"]).work
+
+    def open(self, workdir: Workdir, progress: Progress) -> ImageSet:
+        """The pool, made as far as it is missing."""
+        if self._loaded is not None:
+            return self._loaded
+        assert self._denoiser is not None
+        return generate_pool(self.setup, self._denoiser, workdir, progress)
+
+    def checks(self, workdir: Workdir) -> list[Check]:
+        """That no test image got into a pool that was made here."""
+        return [pool_check(workdir)] if self._denoiser else []
+
+
+def load_pool(setup: Setup) -> ImageSet | None:
+    """The generated pool from files, or None where this run is to make it."""
+    spec = setup.config["generated"]
+    if spec["name"] == "diffusion":
+        return None
+    names = setup.splits.train.class_names
+    pool = data.load_split(split="train", class_names=names, **spec)
+    make_pool(setup.splits.train, pool)
+    return pool

@@ -1,0 +1,208 @@
+"""From a trained denoiser to shards of images; what is already there stays."""
+
+import logging
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import Array
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from jaxrobust import data, registry, rng, sharding
+from jaxrobust.errors import UserError
+from jaxrobust.files import write_npz
+from jaxrobust.generative.diffusion import PREDICTIONS, Prediction, denoiser, guided
+from jaxrobust.generative.samplers import SAMPLERS, Sampler
+from jaxrobust.generative.schedule import SCHEDULES, Schedule
+from jaxrobust.generative.times import TIMES
+from jaxrobust.tasks.setup import Config
+from jaxrobust.types import PyTree
+
+logger = logging.getLogger(__name__)
+UNLABELLED = -1
+"""In memory, the label of an image of an unconditional pool; its shards have none."""
+
+BY_CLASS = {"conditional": True, "drop_percent": 0.0, "guidance": 1.0}
+"""What a generator without a block `labels` does with them."""
+
+
+class Origin(Protocol):
+    """What a generator starts from; a `Setup` is one."""
+
+    @property
+    def config(self) -> Config:
+        """With "generator" and "train.device_gb"."""
+        ...
+
+    @property
+    def mesh(self) -> Mesh:
+        """The devices."""
+        ...
+
+    @property
+    def splits(self) -> data.Splits:
+        """The images."""
+        ...
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the data has."""
+        ...
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(H, W, C)."""
+        ...
+
+
+class Labels(NamedTuple):
+    """What the network is told of the classes: nothing where `num_classes` is 0."""
+
+    num_classes: int
+    drop_percent: float
+    guidance: float
+
+    @property
+    def conditional(self) -> bool:
+        """Whether images are made by class."""
+        return self.num_classes > 0
+
+
+class Diffusion(NamedTuple):
+    """The names of `config.generator` as functions."""
+
+    schedule: Schedule
+    prediction: Prediction
+    sampler: Sampler
+    times: np.ndarray
+
+
+def build_labels(spec: Config, num_classes: int) -> Labels:
+    """The rules of `config.generator.labels`.
+
+    An unconditional network has one class, the unknown one, which every label becomes.
+    """
+    rules = spec.get("labels", BY_CLASS)
+    if not rules["conditional"]:
+        return Labels(0, 100.0, 1.0)
+    labels = Labels(num_classes, rules["drop_percent"], rules["guidance"])
+    if labels.guidance != 1.0 and not labels.drop_percent > 0:
+        raise UserError(
+            "generator.labels.guidance mixes in the prediction for an unknown class, "
+            "which training must show: set generator.labels.drop_percent, such as 10"
+        )
+    return labels
+
+
+def build_diffusion(spec: Config) -> Diffusion:
+    """The schedule, prediction, sampler and times that `config.generator` names."""
+    schedule = registry.build(
+        "schedule of the generator", SCHEDULES, _named(spec["schedule"])
+    )
+    steps = spec["sampler_steps"]
+    if not isinstance(steps, Mapping):
+        steps = {"name": "uniform", "num_steps": steps}
+    return Diffusion(
+        schedule=schedule,
+        prediction=registry.build(
+            "prediction", PREDICTIONS, _named(spec["prediction"])
+        ),
+        sampler=registry.lookup("sampler", SAMPLERS, spec["sampler"]),
+        times=registry.build("sampler_steps", TIMES, steps, schedule=schedule),
+    )
+
+
+def sample_shards(
+    origin: Origin, model: nn.Module, params: PyTree, folder: Path
+) -> None:
+    """Write the missing shards; image i is a function of (params, seed, i).
+
+    A shard holds `image` u8[n,H,W,C], `index` int64[n], `seed` int64[] and, where the
+    network knows classes, `label` int64[n]. Without `label` no data source reads it:
+    an unconditional pool must be labelled before anything trains on it.
+    """
+    spec = origin.config["generator"]
+    sample = make_sampler(origin, model)
+    conditional = build_labels(spec, origin.num_classes).conditional
+    key = sharding.replicate_key(rng.purpose_key(spec["seed"], "sample"), origin.mesh)
+    size, count = spec["shard_size"], spec["count"]
+    for number, path in enumerate(shard_paths(spec, folder)):
+        if path.exists():
+            continue
+        index = np.arange(number * size, (number + 1) * size, dtype=np.int32)
+        label = index % origin.num_classes
+        image = np.asarray(sample(params, key, index, label))
+        # The last shard is sampled whole, to compile nothing new, and cut.
+        kept = min(size, count - number * size)
+        arrays = {"image": image, "index": index.astype(np.int64)}
+        if conditional:
+            arrays["label"] = label.astype(np.int64)
+        arrays = {name: array[:kept] for name, array in arrays.items()}
+        if sharding.is_lead():
+            folder.mkdir(parents=True, exist_ok=True)
+            write_npz(path, {**arrays, "seed": np.array(spec["seed"], np.int64)})
+        logger.info("sampled %d of %d images", number * size + kept, count)
+    sync("generated shards")
+
+
+def make_sampler(origin: Origin, model: nn.Module):
+    """Compiled (params, key, index i32[B], label i32[B]) -> images u8[B,H,W,C]."""
+    spec = origin.config["generator"]
+    diffusion = build_diffusion(spec)
+    labels = build_labels(spec, origin.num_classes)
+
+    @jax.jit
+    def sample(params: PyTree, key: Array, index: Array, label: Array) -> Array:
+        index, label = sharding.split_batch((index, label), origin.mesh)
+        label = label if labels.conditional else jnp.zeros_like(label)
+        predict: Any = partial(model.apply, {"params": params})
+        predict = guided(predict, labels.num_classes, labels.guidance)
+        denoise = denoiser(predict, diffusion.schedule, diffusion.prediction)
+        image = diffusion.sampler(
+            rng.per_example(key, index),
+            denoise,
+            diffusion.schedule,
+            label,
+            origin.image_shape,
+            diffusion.times,
+        )
+        pixels = jnp.round(jnp.clip(image, 0.0, 1.0) * 255.0).astype(jnp.uint8)
+        return sharding.constrain_replicated(pixels, origin.mesh)
+
+    return sample
+
+
+def shard_paths(spec: Config, folder: Path) -> list[Path]:
+    """All shards that a finished pool has."""
+    count = -(-spec["count"] // spec["shard_size"])
+    return [folder / f"shard-{number:05d}.npz" for number in range(count)]
+
+
+def read_shards(paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
+    """(image u8[N,H,W,C], label i32[N]); UNLABELLED where a shard has no labels."""
+    images, labels = [], []
+    for path in paths:
+        with np.load(path) as shard:
+            image = shard["image"]
+            known = "label" in shard.files
+            label = shard["label"] if known else np.full(len(image), UNLABELLED)
+        images.append(image)
+        labels.append(label.astype(np.int32))
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def sync(name: str) -> None:
+    """Wait for the other processes, where there are any."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def _named(spec: Any) -> Mapping[str, Any]:
+    """A part without options may be given by its name alone."""
+    return spec if isinstance(spec, Mapping) else {"name": spec}

@@ -1,0 +1,154 @@
+"""The proxy chain: generated, labelled, filtered, mixed, explained, certified."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxrobust.main import main
+from tests.tasks.conftest import run_cli
+
+RECIPE = "--config=configs/proxy.py:smoke"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run of configs/proxy.py:smoke."""
+    workdir = tmp_path_factory.mktemp("proxy") / "run"
+    done = run_cli(RECIPE, f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def rows(finished):
+    table = json.loads((finished / "results.json").read_text())["rows"]
+    return {row["name"]: row for row in table}
+
+
+def test_every_method_is_trained_on_both(rows):
+    assert set(rows) == {
+        f"{method} / {kind}"
+        for method in ("pgd_at", "stability")
+        for kind in ("original", "mixed")
+    }
+    for name, row in rows.items():
+        mixed = name.endswith("mixed")
+        assert row["generated_share"] == 0.5 * mixed
+        assert row["baseline"] != mixed
+        # 8 steps of 16 images out of 100
+        assert row["real_passes"] == pytest.approx(8 * 16 / 100 * (0.5 if mixed else 1))
+
+
+def test_networks_trained_on_noise_are_certified(rows):
+    for name, row in rows.items():
+        assert ("certified_acc" in row) == name.startswith("stability")
+
+
+def test_labels_say_what_was_kept_and_why(finished):
+    with np.load(finished / "selections" / "pool-labels.npz") as file:
+        columns = dict(file)
+    same = columns["label1"] == columns["label2"]
+    sure = np.maximum(columns["confidence1"], columns["confidence2"]) >= 0.9
+    np.testing.assert_array_equal(columns["kept"], same | sure)
+    facts = json.loads((finished / "selections" / "pool-labels.json").read_text())
+    assert facts["kept"] == columns["kept"].sum() < facts["candidates"] == 128
+    with np.load(finished / "selections" / "pool-labels.images.npz") as file:
+        assert len(file["image"]) == min(24, 128 - facts["kept"])
+
+
+def test_proxy_json_bounds_each_attacked_network(finished):
+    facts = json.loads((finished / "proxy.json").read_text())
+    assert {row["network"] for row in facts["networks"]} == {
+        "pgd_at / original",
+        "pgd_at / mixed",
+    }
+    assert facts["spaces"][0]["cwd"] > 0
+
+
+def test_a_finished_run_is_not_redone(finished, tmp_path, capsys):
+    copy = tmp_path / "run"
+    shutil.copytree(finished, copy)
+    before = (copy / "results.json").read_text()
+    assert main(["jaxrobust", RECIPE, f"--workdir={copy}"]) == 0, (
+        capsys.readouterr().err
+    )
+    assert (copy / "results.json").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--config.mix.generated_percent=0.0", "between 0 and 100"),
+        ("--config.mix.weighting=size", "count"),
+        ("--config.label.count=1", "needs 2 labelers, not 1"),
+        ("--config.label.use=guess", "given"),
+        ("--config.label.filter.threshold=9.0", "is not in 0..1"),
+    ],
+)
+def test_mistakes_get_one_line(flag, words, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    assert main(["jaxrobust", RECIPE, flag, f"--workdir={workdir}"]) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
+    assert not workdir.exists()
+
+
+HARDEN = (
+    "--config=configs/harden.py",
+    "--config.data.image_size=16",
+    "--config.model.widths=(8,8)",
+    "--config.train.num_steps=4",
+    "--config.train.chunk_steps=2",
+    "--config.train.batch_size=8",
+    "--config.eval.batch_size=12",
+    "--config.seeds=(0,)",
+    "--config.methods.pgd_at.attack.num_steps=2",
+    "--config.generator.train.num_steps=2",
+    "--config.generator.train.batch_size=8",
+    "--config.generator.denoiser.widths=(8,8)",
+    "--config.generator.sampler_steps.num_steps=2",
+    "--config.generator.count=24",
+    "--config.generator.shard_size=24",
+    "--config.label.num_steps=2",
+    "--config.label.batch_size=24",
+    "--config.label.filter.threshold=0.0",
+    "--config.explain.limit_per_class=3",
+    "--config.explain.num_halvings=1",
+    "--config.explain.attack.num_steps=1",
+    "--config.certify.n0=5",
+    "--config.certify.n=20",
+    "--config.certify.noise_batch=25",
+)
+"""The recipe for a user's folder, at a size where only the plumbing shows."""
+
+
+def write_folder(root):
+    draw = np.random.default_rng(0)
+    for split, count in (("train", 12), ("test", 4)):
+        for name in ("cat", "dog", "ship"):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = draw.integers(0, 256, (20, 20, 3)).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+
+
+def test_a_folder_of_own_pictures_goes_through_the_whole_chain(tmp_path, capsys):
+    write_folder(tmp_path / "pictures")
+    workdir = tmp_path / "run"
+    path = f"--config.data.path={tmp_path / 'pictures'}"
+    assert main(["jaxrobust", *HARDEN, path, f"--workdir={workdir}"]) == 0, (
+        capsys.readouterr().err
+    )
+    page = (workdir / "report.html").read_text()
+    for words in ("Labels of the generated images", "cat", "Certified"):
+        assert words in page
+
+
+def test_harden_asks_for_the_folder(tmp_path, capsys):
+    workdir = tmp_path / "run"
+    assert main(["jaxrobust", HARDEN[0], f"--workdir={workdir}"]) == 2
+    assert "path" in capsys.readouterr().err
