@@ -84,11 +84,11 @@ def digits(c) -> None:
 
 
 def small_cifar10(c) -> None:
-    """12 passes over 2,000 images of 16x16; see compare.py."""
-    c.title = c.title.replace("5,000 images", "2,000 images")
-    c.data.train_limit = 2_000
+    """12 passes over 1,000 images of 16x16; see compare.py."""
+    c.title = c.title.replace("5,000 images", "1,000 images")
+    c.data.train_limit = 1_000
     c.data.val_count = 200
-    long_run(c, batch_size=50, epochs=12, images=2_000)
+    long_run(c, batch_size=50, epochs=12, images=1_000)
     keep(c, "full", "random_redrawn", "craig", "gradmatch")
 
 

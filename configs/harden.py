@@ -71,6 +71,7 @@ def small(c) -> None:
     c.label.num_steps = 150
     c.explain.limit_per_class = 50
     c.explain.attack.num_steps = 10
+    c.explain.arc.ratios = ()
     c.certify.n = 500
     c.certify.every = 5
     c.certify_at.eps = 0.25

@@ -8,7 +8,8 @@ Source   Cohen et al., arXiv:1902.02918; Carmon et al., RST, 1905.13736, section
          83.5 / 65.3: those images are not part of this recipe
 Run      python -m jaxrobust.main --config=configs/smoothing.py
          of an existing run, --config.checkpoint=runs/adversarial
-Expect   EXPECT
+Expect   digits, 3 seeds: 4 minutes on 2 busy CPU cores; certified within l2 0.5:
+         standard 22%, gaussian 57%, stability 60%; docs/certify.md has the table
 Variants (none)    1,297 digits of 8x8; cifar10 the setting of RST; smoke for tests
 """
 

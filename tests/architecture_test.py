@@ -15,7 +15,7 @@ LAYERS = (
     {"attacks", "state", "optim", "checkpoint", "loader", "sharding", "workdir"}
     | {"progress", "samplers"},
     {"objectives", "scores", "features", "trackers", "interop"},
-    {"selection", "generative", "evaluators", "report", "proxy"},
+    {"selection", "generative", "evaluators", "report", "proxy", "distill"},
     {"train_step", "finished", "perceptual"},
     {"tasks"},
     {"main", "flags"},

@@ -14,6 +14,8 @@ Pixels = np.ndarray | Shards
 MIN_SIDE = 8
 MAX_CLASSES = 1 << 16
 BLOCK_BYTES = 1 << 24
+UNLABELLED = -1
+"""In memory, the label of an image of an unconditional pool; its files have none."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)

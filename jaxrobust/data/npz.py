@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxrobust.data.files import need_path, read_names, short
 from jaxrobust.data.image_set import (
+    UNLABELLED,
     ImageSet,
     Pixels,
     check_labels,
@@ -49,6 +50,18 @@ def npz(split: str, path: str) -> ImageSet:
             where,
         )
     return found
+
+
+def npz_images(path: str, class_names: tuple[str, ...]) -> ImageSet:
+    """The images of a pool in npz files, mapped, as `UNLABELLED`: to be labelled before
+    anything is trained on them. Labels that the files may have are not read."""
+    files = _files(need_path("npz", path), "train")
+    image = _join(files, [_member(file, "image") for file in files])
+    check_shape(image)
+    if image.dtype != np.uint8:
+        raise UserError(f"{short(files[0])} holds {image.dtype} images: save as uint8")
+    label = np.full(len(image), UNLABELLED, np.int32)
+    return ImageSet(image, label, class_names, f"npz {short(files[0])}, unlabelled")
 
 
 def _files(root: Path, split: str) -> list[Path]:

@@ -4,6 +4,7 @@ Single-step training (N-FGSM, FGSM-RS) is `pgd_at` with another attack.
 """
 
 from jaxrobust.objectives.base import Objective
+from jaxrobust.objectives.curvature import curvature, gradient_norm
 from jaxrobust.objectives.mart import mart
 from jaxrobust.objectives.pgd_at import pgd_at
 from jaxrobust.objectives.stability import stability
@@ -11,6 +12,8 @@ from jaxrobust.objectives.standard import standard
 from jaxrobust.objectives.trades import trades
 
 OBJECTIVES = {
+    "curvature": curvature,
+    "gradient_norm": gradient_norm,
     "mart": mart,
     "pgd_at": pgd_at,
     "stability": stability,

@@ -16,7 +16,7 @@ from jaxrobust.tasks.networks import open_source
 from jaxrobust.tasks.results import Results, verdict
 from jaxrobust.tasks.rows import measured, stage_name
 from jaxrobust.tasks.setup import Config, Method, build_setup
-from jaxrobust.tasks.smoother import Smoother
+from jaxrobust.tasks.smoother import Smoother, row_checks
 from jaxrobust.tasks.trainer import Trainer, resolve_steps
 from jaxrobust.types import Subset
 from jaxrobust.workdir import Workdir
@@ -144,10 +144,7 @@ def _conclude(
     checks: list[Check],
     started: float,
 ) -> None:
-    for row in results.runs:
-        for name, *rest in row["checks"]:
-            found = f"{row['name']}, seed {row['seed']}: {name}"
-            checks.append(Check(found, *rest))
+    checks += row_checks(results.runs)
     answer = _answer(results, smoother, names)
     conclude(premises, workdir, progress, results, answer, checks, started)
 

@@ -15,6 +15,7 @@ from jaxrobust.files import write_json
 from jaxrobust.loader import Feed, Pool
 from jaxrobust.proxy.measure import explain
 from jaxrobust.proxy.wasserstein import compared
+from jaxrobust.tasks.discriminating import Discriminating
 from jaxrobust.tasks.labelling import Labelled
 from jaxrobust.tasks.setup import Setup, make_attack
 from jaxrobust.tasks.trainer import Trainer
@@ -42,8 +43,14 @@ class Explaining:
         search = lambda ball: minimum_eps_bisection(make, ball, halvings)
         size = setup.config["eval"]["batch_size"]
         self._search = MinimumEpsPass(search, size, setup.mesh)
+        self._discriminating = Discriminating(setup)
         widest = float(threat.eps) * self.spec["largest_ratio"]
         self._ball = ThreatModel(widest, threat.norm)
+
+    @property
+    def work(self) -> float:
+        """The work of training networks for it."""
+        return self._discriminating.work
 
     def __call__(
         self,
@@ -54,6 +61,7 @@ class Explaining:
         """Write the file, unless it is there."""
         path = trainer.workdir.path / FILE
         if path.exists():
+            trainer.progress.skip(self.work)
             return
         test = self.setup.splits.test
         limit, seed = self.spec["limit_per_class"], self.spec["seed"]
@@ -72,6 +80,8 @@ class Explaining:
         facts = explain(
             test, pool, found, distances, self.setup.threat.norm, limit, seed
         )
+        arc = self._discriminating(test, pool, trainer.workdir, trainer.progress)
+        facts |= {"arc": arc} if arc else {}
         if sharding.is_lead():
             write_json(path, facts)
 

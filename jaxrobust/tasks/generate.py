@@ -78,7 +78,7 @@ def generate(config: Config, path: str) -> None:
     model = build_denoiser(config["generator"], origin.num_classes)
     workdir = Workdir(path, config)
     progress = Progress(generator_stage(config["generator"]).work)
-    pool = _make_pool(origin, model, workdir, progress)
+    pool = generate_pool(origin, model, workdir, progress)
     progress.close()
     checks = [pool_check(workdir)]
     if sharding.is_lead():
@@ -110,24 +110,19 @@ def generator_stage(spec: Config) -> Stage:
     )
 
 
-def generate_pool(
-    origin: Origin, model: nn.Module, workdir: Workdir, progress: Progress
-) -> ImageSet:
-    """The pool of this run directory, made as far as it is missing, to train on.
-
-    Raises `UserError` where it has no labels.
-    """
+def check_conditional(origin: Origin) -> None:
+    """Raises `UserError` where the generator's images will have no labels."""
     if not build_labels(origin.config["generator"], origin.num_classes).conditional:
         raise UserError(
             "a pool without labels cannot be trained on: set "
-            "generator.labels.conditional, or label it and read it with generated.name"
+            "generator.labels.conditional, or label.use = predicted in configs/proxy.py"
         )
-    return _make_pool(origin, model, workdir, progress)
 
 
-def _make_pool(
+def generate_pool(
     origin: Origin, model: nn.Module, workdir: Workdir, progress: Progress
 ) -> ImageSet:
+    """The pool of this run directory, made as far as it is missing."""
     folder = workdir.path / FOLDER
     spec, train = origin.config["generator"], origin.splits.train
     wanted = shard_paths(spec, folder)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxrobust import registry, sharding
-from jaxrobust.data.image_set import ImageSet
+from jaxrobust.data.image_set import UNLABELLED, ImageSet
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.evaluators.predict import predict
 from jaxrobust.files import write_npz
@@ -68,6 +68,11 @@ class Labelling:
             )
 
     @property
+    def predicts(self) -> bool:
+        """Whether the pool needs no labels of its own."""
+        return self.spec["use"] == "predicted"
+
+    @property
     def work(self) -> float:
         """The work of training labelers."""
         if self._run is not None:
@@ -94,8 +99,7 @@ class Labelling:
 
     def _label(self, trainer: Trainer, pool: ImageSet) -> Manifest:
         opinions = tuple(self._opinions(trainer, pool))
-        use_own = self.spec["use"] == "given"
-        label = pool.label if use_own else opinions[0].label
+        label = opinions[0].label if self.predicts else pool.label
         kept = self._filter(label, opinions)
         counts = np.bincount(label[kept], minlength=pool.num_classes)
         if counts.min() == 0:
@@ -151,7 +155,7 @@ class Labelling:
             "data_sha256": [pool.fingerprint()],
             "provenance": pool.provenance,
         }
-        if opinions:
+        if opinions and (pool.label != UNLABELLED).all():
             agreed = float(np.mean(opinions[0].label == pool.label))
             facts["first_labeler_agrees"] = agreed
         if len(opinions) == 2:

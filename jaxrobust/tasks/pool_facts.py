@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from jaxrobust import rng
-from jaxrobust.data.image_set import ImageSet
+from jaxrobust.data.image_set import UNLABELLED, ImageSet
 from jaxrobust.evaluators.check import Check
 from jaxrobust.files import write_atomic
 from jaxrobust.generative.quality import nearest, pool_quality
 from jaxrobust.report import style
-from jaxrobust.tasks.sampling import UNLABELLED, Origin
+from jaxrobust.tasks.sampling import Origin
 from jaxrobust.tree import plain
 from jaxrobust.workdir import Workdir
 

@@ -4,11 +4,13 @@ from flax import linen as nn
 
 from jaxrobust import data
 from jaxrobust.data.image_set import ImageSet
+from jaxrobust.data.npz import npz_images
 from jaxrobust.loader import make_pool
 from jaxrobust.progress import Progress
 from jaxrobust.tasks.card import Check
 from jaxrobust.tasks.generate import (
     build_denoiser,
+    check_conditional,
     generate_pool,
     generator_stage,
     pool_check,
@@ -19,15 +21,17 @@ from jaxrobust.workdir import Workdir
 
 class PoolSource:
     """Building one checks `config.generated` and `config.generator`, and loads files;
-    only `open` writes."""
+    only `open` writes. Without `needs_labels` images may come without, as label -1."""
 
-    def __init__(self, setup: Setup):
+    def __init__(self, setup: Setup, needs_labels: bool = True):
         self.setup = setup
-        self._loaded = load_pool(setup)
+        self._loaded = load_pool(setup, needs_labels)
         self._denoiser: nn.Module | None = None
         if self._loaded is None:
             spec = setup.config["generator"]
             self._denoiser = build_denoiser(spec, setup.num_classes)
+            if needs_labels:
+                check_conditional(setup)
 
     @property
     def work(self) -> float:
@@ -48,12 +52,16 @@ class PoolSource:
         return [pool_check(workdir)] if self._denoiser else []
 
 
-def load_pool(setup: Setup) -> ImageSet | None:
+def load_pool(setup: Setup, needs_labels: bool = True) -> ImageSet | None:
     """The generated pool from files, or None where this run is to make it."""
     spec = setup.config["generated"]
     if spec["name"] == "diffusion":
         return None
     names = setup.splits.train.class_names
+    if not needs_labels and spec["name"] == "npz":
+        pool = npz_images(spec["path"], names)
+        make_pool(setup.splits.train, pool)
+        return pool
     pool = data.load_split(split="train", class_names=names, **spec)
     make_pool(setup.splits.train, pool)
     return pool

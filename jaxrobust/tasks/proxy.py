@@ -20,7 +20,7 @@ from jaxrobust.tasks.pool_source import PoolSource
 from jaxrobust.tasks.results import Results, Row, verdict
 from jaxrobust.tasks.rows import collapse_checks, fitted_row, stage_name
 from jaxrobust.tasks.setup import Config, Method, build_setup
-from jaxrobust.tasks.smoother import Smoother
+from jaxrobust.tasks.smoother import Smoother, row_checks
 from jaxrobust.tasks.trainer import Trainer, resolve_steps
 from jaxrobust.threat import make_threat
 from jaxrobust.types import Subset, TrainState
@@ -58,7 +58,8 @@ class ProxyRun:
         self.methods = [
             registry.lookup("method", setup.methods, name) for name in config["compare"]
         ]
-        self._source, labelling = PoolSource(setup), Labelling(setup)
+        labelling = Labelling(setup)
+        self._source = PoolSource(setup, needs_labels=not labelling.predicts)
         self._generated = mixed_count(config)
         self._explaining = Explaining(setup)
         self.steps = resolve_steps(config["train"], len(setup.splits.train))
@@ -69,7 +70,8 @@ class ProxyRun:
             setup.mesh,
         )
         workdir = Workdir(path, config)
-        progress = Progress(self._source.work + labelling.work + self._planned_work())
+        beside = self._source.work + labelling.work + self._explaining.work
+        progress = Progress(beside + self._planned_work())
         pool = self._source.open(workdir, progress)
         original = make_pool(setup.splits.train, None)
         labeller = Trainer(setup, original, workdir, progress)
@@ -120,9 +122,11 @@ class ProxyRun:
         if not self._noisy(method):
             return {}
         network, trainer = self.trainer.logits_fn(fitted.state), self.trainer
-        return self._smoother.examine(
+        found = self._smoother.examine(
             name, seed, network, trainer.workdir, trainer.progress
         )
+        # The row's own clean accuracy is that of the whole test set.
+        return {key: value for key, value in found.items() if key != "clean_acc"}
 
     def _state(self, method: Method, kind: str, seed: int) -> TrainState:
         """The network of a finished row."""
@@ -149,6 +153,7 @@ class ProxyRun:
             *accuracy_checks(rows, self.setup),
             *collapse_checks(rows),
             *self._source.checks(self.trainer.workdir),
+            *row_checks(rows),
         ]
         answer = self._answer(attacked)
         finish(self.setup, self.trainer, self.results, answer, checks, self.started)

@@ -15,6 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from jaxrobust import data, registry, rng, sharding
+from jaxrobust.data.image_set import UNLABELLED
 from jaxrobust.errors import UserError
 from jaxrobust.files import write_npz
 from jaxrobust.generative.diffusion import PREDICTIONS, Prediction, denoiser, guided
@@ -25,9 +26,6 @@ from jaxrobust.tasks.setup import Config
 from jaxrobust.types import PyTree
 
 logger = logging.getLogger(__name__)
-UNLABELLED = -1
-"""In memory, the label of an image of an unconditional pool; its shards have none."""
-
 BY_CLASS = {"conditional": True, "drop_percent": 0.0, "guidance": 1.0}
 """What a generator without a block `labels` does with them."""
 

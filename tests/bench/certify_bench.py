@@ -7,8 +7,10 @@
 `--run` is a finished run directory; its network is exported to PyTorch. The loop in
 PyTorch takes one image at a time, 1000 noisy copies in a batch, and counts on the host,
 as github.com/locuslab/smoothing does; it is timed on a few images, in turn with ours.
-The floor is the time of as many forward passes of the same compiled network on images
-that are there already: no noise, no counting.
+The floor is the time of as many forward passes of the same compiled network, on one
+device, on images that are there already: no noise, no counting. XLA:CPU keeps a small
+network on one core: with XLA_FLAGS=--xla_force_host_platform_device_count=2 two devices
+share the draws (and the floor is to be halved).
 """
 
 import argparse
@@ -116,7 +118,8 @@ def main() -> None:
     per_image = (slow_before + slow_after) / 2 / len(few)
     passes = len(image) * (N0 + args.n)
     floor = passes * (per_forward + per_after) / 2
-    print(f"{len(image)} images, n {args.n}, {passes:.3g} forward passes")
+    devices = source.mesh.devices.size
+    print(f"{len(image)} images, n {args.n}, {passes:.3g} passes, {devices} device(s)")
     print(f"jaxrobust  {seconds:7.1f} s, {1e6 * seconds / passes:.2f} us a pass")
     print(
         f"PyTorch    {per_image * len(image):7.1f} s, extrapolated from {len(few)} "

@@ -20,6 +20,14 @@ from tests.helpers import make_batch, variables_of
 
 FILE = Path(__file__).parent / "steps.json"
 SPECS = {
+    "curvature": {
+        "curv_weight": 10.0,
+        "curv_h": 0.5,
+        "variant": "squared",
+        "direction": "gradient",
+        "term_bn": "running",
+    },
+    "gradient_norm": {"grad_weight": 1.0, "variant": "norm", "term_bn": "running"},
     "mart": {"beta": 5.0, "bn_update": "adv"},
     "pgd_at": {"bn_update": "adv"},
     "stability": {"beta": 6.0, "bn_update": "both"},

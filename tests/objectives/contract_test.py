@@ -17,6 +17,16 @@ from jaxrobust.objectives.base import BN_UPDATES
 from tests.helpers import linear_logits, make_batch, random_weight
 
 SPECS = {
+    # Along the sign, which stays as it is when weights move a little: finite
+    # differences see the direction move, gradients do not.
+    "curvature": {
+        "curv_weight": 2.0,
+        "curv_h": 0.3,
+        "variant": "squared",
+        "direction": "sign",
+        "term_bn": "batch",
+    },
+    "gradient_norm": {"grad_weight": 2.0, "variant": "squared", "term_bn": "batch"},
     "mart": {"beta": 5.0, "bn_update": "adv"},
     "pgd_at": {"bn_update": "adv"},
     "stability": {"beta": 6.0, "bn_update": "adv"},
@@ -24,7 +34,8 @@ SPECS = {
     "trades": {"beta": 6.0, "bn_update": "adv"},
 }
 EVERY = pytest.mark.parametrize("name", sorted(OBJECTIVES))
-ADVERSARIAL = pytest.mark.parametrize("name", sorted(set(OBJECTIVES) - {"standard"}))
+CLEAN = ("curvature", "gradient_norm", "standard")
+ADVERSARIAL = pytest.mark.parametrize("name", sorted(set(OBJECTIVES) - set(CLEAN)))
 BATCH = make_batch(6)
 ADV = jnp.clip(BATCH.image + 0.1 * np.sign(BATCH.image - 0.3), 0, 1)
 WEIGHT = jnp.asarray(random_weight())
@@ -41,7 +52,7 @@ def forward_with(weight, batch=BATCH, adv=ADV):
     calls = []
 
     def forward(image, stats):
-        name = {id(batch.image): "clean", id(adv): "adv"}[id(image)]
+        name = {id(batch.image): "clean", id(adv): "adv"}.get(id(image), "other")
         calls.append(name)
         stats = ("start",) if stats is None else stats
         return linear_logits(weight)(image), (*stats, name)
@@ -116,12 +127,14 @@ def test_bn_update_says_which_passes_move_the_statistics(name, rule, kept):
     assert outcome(name, bn_update=rule).batch_stats == kept
 
 
-def test_standard_training_moves_statistics_by_clean_images():
-    assert outcome("standard").batch_stats == ("start", "clean")
+@pytest.mark.parametrize("name", CLEAN)
+def test_training_without_an_attack_moves_statistics_by_clean_images(name):
+    assert outcome(name).batch_stats == ("start", "clean")
 
 
 def test_no_forward_pass_is_spent_for_nothing():
     passes_of = {"standard": 1, "pgd_at": 1, "trades": 2, "mart": 2, "stability": 2}
+    passes_of |= {"curvature": 3, "gradient_norm": 2}
     for name, passes in passes_of.items():
         forward, calls = forward_with(WEIGHT)
         build(name).outer(forward, BATCH, ADV)

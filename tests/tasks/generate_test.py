@@ -16,7 +16,7 @@ from jaxrobust import data, sharding
 from jaxrobust.errors import UserError
 from jaxrobust.main import main
 from jaxrobust.tasks import sampling
-from jaxrobust.tasks.generate import build_denoiser, generate, generate_pool
+from jaxrobust.tasks.generate import build_denoiser, check_conditional, generate
 from jaxrobust.tasks.pool_facts import pool_facts
 from jaxrobust.tree import count, plain
 from tests import helpers
@@ -155,7 +155,7 @@ def origin(**labels) -> Origin:
 
 def test_nothing_trains_on_an_unconditional_pool():
     with pytest.raises(UserError, match="cannot be trained on"):
-        generate_pool(origin(conditional=False), None, None, None)
+        check_conditional(origin(conditional=False))
 
 
 def weights(model, shape):

@@ -66,6 +66,8 @@ def test_proxy_json_bounds_each_attacked_network(finished):
         "pgd_at / mixed",
     }
     assert facts["spaces"][0]["cwd"] > 0
+    assert [eps for eps, _ in facts["arc"]["points"]] == pytest.approx([0.075, 0.15])
+    assert all(0 <= accuracy <= 1 for _, accuracy in facts["arc"]["points"])
 
 
 def test_a_finished_run_is_not_redone(finished, tmp_path, capsys):
@@ -86,6 +88,7 @@ def test_a_finished_run_is_not_redone(finished, tmp_path, capsys):
         ("--config.label.count=1", "needs 2 labelers, not 1"),
         ("--config.label.use=guess", "given"),
         ("--config.label.filter.threshold=9.0", "is not in 0..1"),
+        ("--config.explain.arc.ratios=(1.0,0.5)", "that increase"),
     ],
 )
 def test_mistakes_get_one_line(flag, words, tmp_path, capsys):
@@ -94,6 +97,19 @@ def test_mistakes_get_one_line(flag, words, tmp_path, capsys):
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
     assert not workdir.exists()
+
+
+def test_a_pool_without_labels_is_labelled_by_a_network(tmp_path, capsys):
+    workdir = tmp_path / "run"
+    flags = ("compare=('pgd_at',)", "label.use=predicted", "explain.arc.ratios=()")
+    given = [f"--config.{flag}" for flag in flags]
+    generator = "--config.generator.labels.conditional=False"
+    assert (
+        main(["jaxrobust", RECIPE, *given, generator, f"--workdir={workdir}"]) == 0
+    ), capsys.readouterr().err
+    with np.load(workdir / "selections" / "pool-labels.npz") as file:
+        np.testing.assert_array_equal(file["label"], file["label1"])
+        assert (file["given"] == -1).all()
 
 
 HARDEN = (

@@ -1,0 +1,1 @@
+"""Data set distillation: a few synthetic images that train a network well."""

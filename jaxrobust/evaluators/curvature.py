@@ -1,0 +1,141 @@
+"""How much the loss bends around each image of a set: the top eigenvalue of its Hessian
+with respect to the image, and the finite difference that GUARD penalises.
+
+All of it per image, keyed by image index: values do not change with the batch size,
+order or neighbours, given a network whose rows are independent (BatchNorm on running
+statistics).
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+
+from jaxrobust import rng, sharding
+from jaxrobust.attacks.gradient import image_gradient
+from jaxrobust.evaluators.predict import as_tree
+from jaxrobust.loader import Feed, padded_rows, to_unit
+from jaxrobust.objectives.curvature import curvature_term
+from jaxrobust.types import LogitsFn, LossFn
+
+_TINY = 1e-30
+
+
+class Curvature(NamedTuple):
+    """Of N images: `hessian_top` f32[N], the largest eigenvalue of d^2 l / dx^2, and
+    `difference` f32[N], ||grad l(x + h z) - grad l(x)|| / h along z = g / ||g||; both in
+    loss per squared pixel, the second never above the largest |eigenvalue| where the
+    loss is quadratic."""
+
+    hessian_top: np.ndarray
+    difference: np.ndarray
+
+    def summary(self) -> dict[str, float]:
+        """Mean and standard deviation over the images, under the names of a row."""
+        found = {"hessian_top": self.hessian_top, "curvature": self.difference}
+        return {
+            name + ending: float(reduce(value))
+            for name, value in found.items()
+            for ending, reduce in (("", np.mean), ("_std", np.std))
+        }
+
+
+class CurvaturePass:
+    """`(logits_fn, feed, index, key, curv_h) -> Curvature`, compiled once for all
+    networks of an architecture and all h.
+
+    `loss` is what bends; `num_steps` as in `top_eigenvalue`; the last batch is padded
+    and the padding left out.
+    """
+
+    def __init__(self, loss: LossFn, num_steps: int, batch_size: int, mesh: Mesh):
+        self.batch_size = batch_size
+        self._batch = jax.jit(partial(_measure, loss, num_steps, mesh))
+
+    def __call__(
+        self,
+        logits_fn: LogitsFn,
+        feed: Feed,
+        index: np.ndarray,
+        key: Array,
+        curv_h: float,
+    ) -> Curvature:
+        """Measure every image of `feed` at positions `index`; `curv_h` is an l2 length
+        in [0,1] pixels."""
+        network = as_tree(logits_fn)
+        places, real = padded_rows(index, self.batch_size)
+        found = [
+            self._batch(network, *feed(place), place, key, curv_h) for place in places
+        ]
+        whole = (np.concatenate([np.asarray(x) for x in xs]) for xs in zip(*found))
+        return Curvature(*(x[real.reshape(-1)] for x in whole))
+
+
+def hessian_top(
+    logits_fn: LogitsFn,
+    loss: LossFn,
+    image: Array,
+    target: Array,
+    keys: Array,
+    num_steps: int,
+) -> Array:
+    """The largest eigenvalue f32[B] of the Hessian of l = loss(f(x), y) at every image
+    f32[B,H,W,C], from starts drawn by `keys` [B].
+
+    The pass through grad l is taken apart once: a step of the iteration is then one
+    product with the Hessian, about two forward passes. In reverse mode twice, because
+    convolutions with gradients of their own (models/conv.py) have no forward mode.
+    """
+    gradient = image_gradient(logits_fn, loss, target)
+    _, pull_back = jax.vjp(lambda x: gradient(x)[0], image)
+    draw = lambda key: jax.random.normal(key, image.shape[1:])
+    start = [jax.vmap(draw)(half) for half in rng.split_rows(keys)]
+    # The Hessian is symmetric: a product from the left is one from the right.
+    return top_eigenvalue(lambda v: pull_back(v)[0], *start, num_steps)
+
+
+def top_eigenvalue(
+    product: Callable[[Array], Array], start: Array, second: Array, num_steps: int
+) -> Array:
+    """The largest eigenvalue f32[B] of B symmetric H, by 2 `num_steps` power steps.
+
+    `product` maps v [B,...] to H v row by row; `start`, `second` [B,...] are random.
+    The first steps find the eigenvalue mu of largest size. Where mu < 0 that is the
+    least one, and the others are found on H - mu I from `second`; elsewhere the first
+    iteration goes on. The answer is a Rayleigh quotient: at most the true value, and off
+    by the square of the vector's error. 0 where H is 0.
+    """
+    rows = lambda x: jnp.reshape(x, (-1,) + (1,) * (start.ndim - 1))
+    dot = lambda a, b: jnp.sum(a * b, axis=tuple(range(1, a.ndim)))
+    largest = lambda v: jnp.max(jnp.abs(v), axis=tuple(range(1, v.ndim)))
+    length = lambda v: jnp.sqrt(dot(v, v))
+
+    def unit(v: Array) -> Array:
+        # The largest entry first: squares of a small product underflow.
+        for size in (largest, length):
+            v = v / rows(jnp.maximum(size(v), _TINY))
+        return v
+
+    def iterate(v: Array, shift: Array) -> tuple[Array, Array]:
+        step = lambda v, _: (unit(product(v) + rows(shift) * v), None)
+        v, _ = jax.lax.scan(step, unit(v), length=num_steps)
+        return v, dot(v, product(v))
+
+    v, dominant = iterate(start, jnp.zeros(len(start)))
+    again = jnp.where(rows(dominant) < 0, second, v)
+    return iterate(again, jnp.maximum(-dominant, 0.0))[1]
+
+
+def _measure(
+    loss, num_steps, mesh, logits_fn, images, labels, rows, place, key, curv_h
+):
+    rows, place = sharding.split_batch((rows, place), mesh)
+    keys, image, label = rng.per_example(key, place), to_unit(images[rows]), labels[rows]
+    top = hessian_top(logits_fn, loss, image, label, keys, num_steps)
+    bent = curvature_term(logits_fn, loss, image, label, curv_h, "norm", "gradient")
+    return sharding.constrain_replicated((top, bent / curv_h), mesh)
