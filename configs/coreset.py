@@ -89,7 +89,7 @@ def small_cifar10(c) -> None:
     c.data.train_limit = 1_000
     c.data.val_count = 200
     long_run(c, batch_size=50, epochs=12, images=1_000)
-    keep(c, "full", "random_redrawn", "craig", "gradmatch")
+    keep(c, "full", "random", "random_redrawn", "craig", "gradmatch")
 
 
 def long_run(c, batch_size: int, epochs: int, images: int) -> None:
@@ -113,7 +113,7 @@ def sweep(c) -> None:
     """Robust error against speed-up: shares of the images at equal epochs."""
     c.comparison.budgets = (0.1, 0.3, 0.5, 0.7)
     c.comparison.rules = ("epochs",)
-    keep(c, "full", "random_redrawn", "craig", "gradmatch")
+    keep(c, "full", "random", "random_redrawn", "craig", "gradmatch")
 
 
 def keep(c, *names: str) -> None:

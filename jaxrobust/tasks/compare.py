@@ -28,9 +28,7 @@ def compare(config: Config, path: str) -> None:
         *collapse_checks(results.runs),
     ]
     write_leaderboard(comparison.workdir, setup, results.runs)
-    answer = " ".join(
-        _answer(comparison, rule) for rule in config["comparison"]["rules"]
-    )
+    answer = _answer(comparison)
     finish(setup, comparison.trainer, results, answer, checks, started)
 
 
@@ -42,16 +40,30 @@ def _check(setup: Setup, spec: Config) -> None:
         suite(spec["autoattack"], setup.threat.norm, setup.num_classes)
 
 
-def _answer(comparison: Comparison, rule: str) -> str:
-    """Every choice against random at the same budget; only what can be told from chance
-    is named."""
+def _answer(comparison: Comparison) -> str:
+    """Every choice against each way to draw at random, at the same budget; only what
+    can be told from chance is named."""
+    chance = [name for name, c in comparison.choices.items() if c.by_chance]
+    pairs = [
+        _against(comparison, rule, name)
+        for rule in comparison.spec["rules"]
+        for name in sorted(chance)
+    ]
+    return " ".join(filter(None, pairs)) + (
+        " In points of accuracy under PGD; named is what differs at 95%, as one in "
+        "twenty would by luck."
+    )
+
+
+def _against(comparison: Comparison, rule: str, reference: str) -> str:
+    """The choices that are higher or lower than `reference` under this rule."""
     results = comparison.results
     known = {row["name"] for row in results.runs}
     told, count = {"higher": [], "lower": []}, 0
     for name, share in comparison.cells():
-        first, second = (row_name(n, share, rule) for n in (name, "random"))
+        first, second = (row_name(n, share, rule) for n in (name, reference))
         # Everything has no random row of its own budget.
-        if name == "random" or not {first, second} <= known:
+        if name == reference or not {first, second} <= known:
             continue
         count += 1
         found = verdict(results, first, second, "pgd_acc")
@@ -59,11 +71,9 @@ def _answer(comparison: Comparison, rule: str) -> str:
         for side, names in told.items():
             if found.endswith(side):
                 names.append(f"{row_name(name, share, 'steps')} ({gap:+.1f})")
+    if not count:
+        return ""
     listed = "; ".join(
-        f"{side}: {', '.join(names) or 'none'}" for side, names in told.items()
+        f"{side} {', '.join(names) or 'none'}" for side, names in told.items()
     )
-    return (
-        f"Accuracy under PGD at equal {rule}, against random images of the same budget "
-        f"in points; named are those of {count} choices that differ at 95% each, of "
-        f"which one in twenty would by luck. {listed[0].upper()}{listed[1:]}."
-    )
+    return f"Of {count} at equal {rule}, against {reference}: {listed}."
