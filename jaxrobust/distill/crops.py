@@ -133,3 +133,11 @@ def make_multi_crop(
         return image
 
     return view
+
+
+def _weights(start: Array, length: Array, size: int) -> Array:
+    """f32[size,size] from places along an axis to places along start..start+length."""
+    place = start + (jnp.arange(size) + 0.5) * (length / size) - 0.5
+    place = jnp.clip(place, 0, size - 1)
+    away = jnp.abs(place[:, None] - jnp.arange(size)[None, :])
+    return jnp.maximum(0.0, 1.0 - away)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxrobust.types import Batch
+from jaxrobust.types import Batch, PyTree
 
 
 def noise_images(
@@ -16,7 +16,9 @@ def noise_images(
 ) -> Array:
     """Pixels N(mean, std^2) by channel in `shape` [K,ipc,H,W,C], clipped to [0,1]."""
     noise = jax.random.normal(key, shape)
-    return jnp.clip(_by_channel(mean, shape) + _by_channel(std, shape) * noise, 0.0, 1.0)
+    return jnp.clip(
+        _by_channel(mean, shape) + _by_channel(std, shape) * noise, 0.0, 1.0
+    )
 
 
 def image_sgd(
@@ -27,7 +29,7 @@ def image_sgd(
     In [0,1] pixels the same movement takes the rate learning_rate * std^2.
     """
 
-    def update(updates: Array, params: Array | None) -> Array:
+    def update(updates: PyTree, params: PyTree) -> PyTree:
         del params
         return -learning_rate * _by_channel(std, updates.shape) ** 2 * updates
 

@@ -28,8 +28,8 @@ _TINY = 1e-30
 
 class Curvature(NamedTuple):
     """Of N images: `hessian_top` f32[N], the largest eigenvalue of d^2 l / dx^2, and
-    `difference` f32[N], ||grad l(x + h z) - grad l(x)|| / h along z = g / ||g||; both in
-    loss per squared pixel, the second never above the largest |eigenvalue| where the
+    `difference` f32[N], ||grad l(x + h z) - grad l(x)|| / h along z = g / ||g||; both
+    in loss per squared pixel, the second never above the largest |eigenvalue| where the
     loss is quadratic."""
 
     hessian_top: np.ndarray
@@ -105,10 +105,11 @@ def top_eigenvalue(
     """The largest eigenvalue f32[B] of B symmetric H, by 2 `num_steps` power steps.
 
     `product` maps v [B,...] to H v row by row; `start`, `second` [B,...] are random.
-    The first steps find the eigenvalue mu of largest size. Where mu < 0 that is the
-    least one, and the others are found on H - mu I from `second`; elsewhere the first
-    iteration goes on. The answer is a Rayleigh quotient: at most the true value, and off
-    by the square of the vector's error. 0 where H is 0.
+    The first steps find the largest size rho of an eigenvalue. Where v^T H v has come
+    to it, up to 1%, that eigenvalue is positive and the iteration goes on; elsewhere a
+    negative one is as large, and the next steps take H + rho I, from `second`. The
+    answer is a Rayleigh quotient: at most the true value, and off by the square of the
+    vector's error. 0 where H is 0.
     """
     rows = lambda x: jnp.reshape(x, (-1,) + (1,) * (start.ndim - 1))
     dot = lambda a, b: jnp.sum(a * b, axis=tuple(range(1, a.ndim)))
@@ -124,18 +125,21 @@ def top_eigenvalue(
     def iterate(v: Array, shift: Array) -> tuple[Array, Array]:
         step = lambda v, _: (unit(product(v) + rows(shift) * v), None)
         v, _ = jax.lax.scan(step, unit(v), length=num_steps)
-        return v, dot(v, product(v))
+        return v, product(v)
 
-    v, dominant = iterate(start, jnp.zeros(len(start)))
-    again = jnp.where(rows(dominant) < 0, second, v)
-    return iterate(again, jnp.maximum(-dominant, 0.0))[1]
+    v, image = iterate(start, jnp.zeros(len(start)))
+    rho = length(image)
+    positive = dot(v, image) >= 0.99 * rho
+    v, image = iterate(jnp.where(rows(positive), v, second), rho * ~positive)
+    return dot(v, image)
 
 
 def _measure(
     loss, num_steps, mesh, logits_fn, images, labels, rows, place, key, curv_h
 ):
     rows, place = sharding.split_batch((rows, place), mesh)
-    keys, image, label = rng.per_example(key, place), to_unit(images[rows]), labels[rows]
+    keys = rng.per_example(key, place)
+    image, label = to_unit(images[rows]), labels[rows]
     top = hessian_top(logits_fn, loss, image, label, keys, num_steps)
     bent = curvature_term(logits_fn, loss, image, label, curv_h, "norm", "gradient")
     return sharding.constrain_replicated((top, bent / curv_h), mesh)

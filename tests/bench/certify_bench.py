@@ -7,10 +7,10 @@
 `--run` is a finished run directory; its network is exported to PyTorch. The loop in
 PyTorch takes one image at a time, 1000 noisy copies in a batch, and counts on the host,
 as github.com/locuslab/smoothing does; it is timed on a few images, in turn with ours.
-The floor is the time of as many forward passes of the same compiled network, on one
-device, on images that are there already: no noise, no counting. XLA:CPU keeps a small
-network on one core: with XLA_FLAGS=--xla_force_host_platform_device_count=2 two devices
-share the draws (and the floor is to be halved).
+The floor is the time of as many forward passes of the same compiled network on images
+that are there already: no noise, no counting. XLA:CPU keeps a small network on one
+core: with XLA_FLAGS=--xla_force_host_platform_device_count=2 two devices share the
+passes, in both.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from configs import smoothing as recipe
-from jaxrobust import rng
+from jaxrobust import rng, sharding
 from jaxrobust.evaluators.smoothing import certify
 from jaxrobust.loader import padded_rows
 from jaxrobust.tasks.certify import _as_source
@@ -76,12 +76,14 @@ def theirs(net, image, index, n, num_classes):
     return time.perf_counter() - start, np.array(found)
 
 
-def forward_seconds(network, image, size):
+def forward_seconds(network, image, size, mesh):
     """Seconds of one forward pass of one image, in batches of `size`; and its FLOPs."""
     batch = jnp.asarray(np.resize(image, (size, *image.shape[1:])))
-    run = jax.jit(lambda net, x: jnp.argmax(net(x), axis=-1))
+    spread = lambda x: sharding.split_batch(x, mesh)
+    run = jax.jit(lambda net, x: jnp.argmax(net(spread(x)), axis=-1))
     compiled = run.lower(network, batch).compile()
-    flops = hlo_flops.parse(compiled.as_text()).flops() / size
+    a_device = hlo_flops.parse(compiled.as_text()).flops()
+    flops = a_device * mesh.devices.size / size
     compiled(network, batch).block_until_ready()
     start, repeats = time.perf_counter(), 100
     for _ in range(repeats):
@@ -110,11 +112,12 @@ def main() -> None:
     logits_fn, few = network.logits_fn, np.arange(args.torch_images)
     ours(logits_fn, image, few, args, source.mesh)  # compiles
     theirs(net, image, few[:1], N0, classes)
-    per_forward, flops = forward_seconds(logits_fn, image, args.noise_batch)
+    floor_of = (logits_fn, image, args.noise_batch, source.mesh)
+    per_forward, flops = forward_seconds(*floor_of)
     slow_before, counts = theirs(net, image, few, args.n, classes)
     seconds, found = ours(logits_fn, image, np.arange(len(image)), args, source.mesh)
     slow_after, _ = theirs(net, image, few, args.n, classes)
-    per_after, _ = forward_seconds(logits_fn, image, args.noise_batch)
+    per_after, _ = forward_seconds(*floor_of)
     per_image = (slow_before + slow_after) / 2 / len(few)
     passes = len(image) * (N0 + args.n)
     floor = passes * (per_forward + per_after) / 2

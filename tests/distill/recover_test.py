@@ -110,8 +110,8 @@ def run(key=KEY, counts=(60,)):
 
 def numpy_gaps(image, variables):
     """The gaps of `NET` in evaluation mode, layer by layer."""
-    params, stats = jax.tree.map(np.asarray, (variables["params"], variables)), None
-    params, stats = params[0], params[1]["batch_stats"]
+    variables = jax.tree.map(np.asarray, variables)
+    params, stats = variables["params"], variables["batch_stats"]
     x, gaps = (np.asarray(image, np.float64) - MEAN[0]) / STD[0], []
     for i in range(2):
         kernel, bias = params[f"conv{i}"]["kernel"], params[f"conv{i}"]["bias"]
@@ -165,7 +165,7 @@ def at_rest(image):
 
 def test_a_batch_with_the_running_statistics_has_no_gap():
     image = jnp.asarray(random_images(9, shape=(4, 4, 2)))
-    teacher = recover.bind_teacher(TwoNorms(), at_rest(image))
+    teacher = jax.jit(recover.bind_teacher(TwoNorms(), jax.jit(at_rest)(image)))
     np.testing.assert_allclose(teacher(image)[1], 0, atol=1e-5)
     assert (teacher(0.5 * image)[1] > 0.1).all()
 
@@ -173,10 +173,10 @@ def test_a_batch_with_the_running_statistics_has_no_gap():
 def test_where_the_gap_is_exactly_zero_its_gradient_is_too():
     image = jnp.full((2, 4, 4, 2), 0.5)
     still = {"mean": jnp.full(2, 0.5), "var": jnp.zeros(2)}
-    variables = at_rest(image)
+    variables = jax.jit(at_rest)(image)
     variables["batch_stats"]["BatchNorm_0"] = still
     teacher = recover.bind_teacher(TwoNorms(), variables)
-    gap, grad = jax.value_and_grad(lambda x: teacher(x)[1][0])(image)
+    gap, grad = jax.jit(jax.value_and_grad(lambda x: teacher(x)[1][0]))(image)
     assert gap == 0
     np.testing.assert_array_equal(grad, 0)
 
@@ -225,7 +225,7 @@ def test_recovery_closes_the_gaps_and_makes_the_teacher_agree():
 def test_a_chunk_is_a_function_of_its_key_however_it_is_cut():
     whole, facts = run()
     again, _ = run()
-    pieces, facts_of_pieces = run(counts=(25, 25, 10))
+    pieces, facts_of_pieces = run(counts=(20, 20, 20))
     np.testing.assert_array_equal(whole.image, again.image)
     np.testing.assert_allclose(whole.image, pieces.image, atol=1e-5)
     np.testing.assert_allclose(facts["loss"], facts_of_pieces["loss"], rtol=1e-3)
@@ -236,11 +236,8 @@ def test_a_chunk_is_a_function_of_its_key_however_it_is_cut():
 def test_a_larger_weight_closes_the_gaps_further():
     teacher = recover.bind_teacher(NET, trained())
     state = recover.start(KEY, (20, *SHAPE), jnp.array(MEAN), jnp.array(STD))
-    gap = {
-        r_bn: make(STILL, r_bn=r_bn)(teacher, state, KEY, LABEL, 60)[1]["bn_gap"][-1]
-        for r_bn in (0.0, 0.1)
-    }
-    assert gap[0.1] < 0.5 * gap[0.0]
+    _, free = make(r_bn=0.0)(teacher, state, KEY, LABEL, 60)
+    assert run()[1]["bn_gap"][-5:].mean() < 0.5 * free["bn_gap"][-5:].mean()
 
 
 def test_the_first_step_is_the_sign_of_the_gradient_in_units_of_std():
@@ -263,7 +260,8 @@ def test_the_first_step_is_the_sign_of_the_gradient_in_units_of_std():
 def test_the_rate_falls_to_zero():
     teacher = recover.bind_teacher(NET, trained())
     state, _ = run()
-    later, _ = advance()(teacher, state, KEY, LABEL, 1)
+    later, _ = advance()(teacher, state, KEY, LABEL, 20)
+    # The schedule stays at its end.
     np.testing.assert_array_equal(later.image, state.image)
 
 

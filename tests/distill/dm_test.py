@@ -1,0 +1,60 @@
+"""Matching of class means has a closed form where the embedding is linear."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+
+from jaxrobust.distill.dm import feature_match
+from jaxrobust.distill.dsa import PUBLISHED, make_dsa, unchanged
+from jaxrobust.state import create_state
+from tests.helpers import CLASSES, SHAPE, TinyNet, random_images, variables_of
+
+IPC, REAL = 2, 5
+KEY = jax.random.key(3)
+SYNTHETIC = jnp.asarray(random_images(CLASSES * IPC, 1).reshape(CLASSES, IPC, *SHAPE))
+IMAGES = jnp.asarray(random_images(CLASSES * REAL, 2).reshape(CLASSES, REAL, *SHAPE))
+
+
+class Linear(nn.Module):
+    """A linear embedding under a linear head."""
+
+    @nn.compact
+    def __call__(self, image, train):
+        """f32[B,H,W,C] -> f32[B,3]."""
+        x = nn.Dense(7, name="embed")(image.reshape(len(image), -1))
+        if not self.is_initializing():
+            self.sow("intermediates", "embedding", x)
+        return nn.Dense(CLASSES)(x)
+
+
+def network_of(model):
+    return create_state(variables_of(model), optax.identity(), with_ema=False)
+
+
+def test_linear_features_have_a_closed_form():
+    network = network_of(Linear())
+    weight = np.asarray(network.params["embed"]["kernel"], np.float64)
+    value, grads = jax.jit(feature_match(Linear(), unchanged))(
+        network, SYNTHETIC, IMAGES, KEY
+    )
+    gap = np.mean(SYNTHETIC, axis=1, dtype=np.float64) - np.mean(IMAGES, axis=1)
+    gap = gap.reshape(CLASSES, -1) @ weight
+    np.testing.assert_allclose(value, np.sum(gap**2), rtol=1e-4)
+    slope = (2 / IPC * gap @ weight.T).reshape(CLASSES, 1, *SHAPE)
+    np.testing.assert_allclose(
+        grads, np.repeat(slope, IPC, axis=1), rtol=1e-3, atol=1e-5
+    )
+
+
+def test_the_real_images_themselves_match_under_any_augmentation():
+    model = TinyNet(norm=True)
+    augment = make_dsa(("rotate", "color", "crop"), PUBLISHED, (0.5,), (0.2,), True)
+    match = jax.jit(feature_match(model, augment))
+    for seed in range(3):
+        key = jax.random.key(seed)
+        value, grads = match(network_of(model), IMAGES, IMAGES, key)
+        np.testing.assert_allclose(value, 0, atol=1e-6)
+        np.testing.assert_allclose(grads, 0, atol=1e-6)
+    assert match(network_of(model), SYNTHETIC, IMAGES, KEY)[0] > 1e-3
