@@ -77,7 +77,8 @@ def row_crops(keys: Array, image: Array, scale: Range, ratio: Range) -> Array:
     """A `random_box` for each row of image f32[B,H,W,C], from keys[B]."""
 
     def crop(key: Array, one: Array) -> Array:
-        return crop_resize(one, random_box(key, *one.shape[:2], scale, ratio))
+        height, width, _ = one.shape
+        return crop_resize(one, random_box(key, height, width, scale, ratio))
 
     return jax.vmap(crop)(keys, image)
 
@@ -91,17 +92,16 @@ def shared_roll(key: Array, image: Array, low: int, high: int) -> Array:
     """Shift image f32[B,H,W,C] cyclically by low..high pixels (both included) down
     and, drawn apart, to the right."""
     shift = jax.random.randint(key, (2,), low, high + 1)
-    return jnp.roll(image, (shift[0], shift[1]), axis=(1, 2))
+    return jnp.roll(image, shift, axis=(1, 2))
 
 
 def curriculum(
     step: Array | int, total_steps: int, least_scale: float, milestone: float
 ) -> Array:
     """The least scale of a crop at `step`, f32[]: from 1 to `least_scale` along half a
-    cosine over the first `milestone` (0 to 1) of the steps; 0 begins at the end."""
-    ramp = jnp.maximum(milestone * total_steps, 1e-6)
-    # At milestone 0 even the first step is past the ramp.
-    done = jnp.clip(step / ramp, 0.0, 1.0) if milestone else 1.0
+    cosine over the share `milestone` of the steps; 0 starts at its end."""
+    ramp = milestone * total_steps
+    done = jnp.clip(jnp.asarray(step) / ramp, 0.0, 1.0) if ramp else 1.0
     return least_scale + (1 - least_scale) * (1 + jnp.cos(jnp.pi * done)) / 2
 
 
@@ -118,7 +118,8 @@ def make_multi_crop(
 
     `least_scale` 1 leaves the crop out, `jitter` (0, 0) the roll. `milestone` 0 is
     SRe2L, more is CDA. Published: ImageNet (.08, flip, (0, 32)), TinyImageNet (.08,
-    flip, (-4, 4)), CIFAR (1, no flip, (0, 4)).
+    flip, (-4, 4)), CIFAR (1, no flip, (0, 4)). On 8x8 digits crops work against the
+    statistics term: an enlarged part has other statistics than a whole image.
     """
 
     def view(key: Array, step: Array, image: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Data set condensation: synthetic images whose gradients match those of real images."""
+"""Data set condensation: images whose gradients match those of real images."""
 
 from collections.abc import Callable
 

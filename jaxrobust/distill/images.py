@@ -1,5 +1,5 @@
-"""Synthetic images f32[K,ipc,H,W,C] in [0,1], row k of class k: how they begin, how they
-move, and how a network reads them."""
+"""Synthetic images f32[K,ipc,H,W,C] in [0,1], row k of class k: how they begin, move,
+and are read."""
 
 from collections.abc import Sequence
 

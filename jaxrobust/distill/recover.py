@@ -144,6 +144,7 @@ def make_advance(
             draw = jax.random.fold_in(key, state.step)
             descend = jax.grad(loss_fn, has_aux=True)
             grad, facts = descend(state.image, teacher, draw, state.step, label)
+            direction: PyTree
             direction, opt_state = ADAM.update(grad, state.opt_state)
             image = state.image - rate(state.step) * _channels(std) * direction
             return RecoverState(state.step + 1, jnp.clip(image, 0, 1), opt_state), facts

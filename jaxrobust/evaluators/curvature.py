@@ -94,9 +94,9 @@ def hessian_top(
     gradient = image_gradient(logits_fn, loss, target)
     _, pull_back = jax.vjp(lambda x: gradient(x)[0], image)
     draw = lambda key: jax.random.normal(key, image.shape[1:])
-    start = [jax.vmap(draw)(half) for half in rng.split_rows(keys)]
+    start, second = (jax.vmap(draw)(half) for half in rng.split_rows(keys))
     # The Hessian is symmetric: a product from the left is one from the right.
-    return top_eigenvalue(lambda v: pull_back(v)[0], *start, num_steps)
+    return top_eigenvalue(lambda v: pull_back(v)[0], start, second, num_steps)
 
 
 def top_eigenvalue(

@@ -295,6 +295,6 @@ def build_pass(
 
 def attack_gradients(spec: Config) -> float:
     """How many gradients by the image an attack takes."""
-    if spec["name"] in ("none", "random_noise"):
+    if spec["name"] in ("none", "random_noise", "gaussian"):
         return 0.0
     return float(spec.get("num_steps", 1) * spec.get("num_restarts", 1))

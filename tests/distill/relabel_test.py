@@ -27,6 +27,7 @@ SHAPE = (6, 6, 1)
 IMAGES = jnp.asarray(random_images(COUNT, shape=SHAPE))
 INDEX = jnp.arange(COUNT)
 STILL = relabel.make_geometry(1.0, (1.0, 1.0), 0, False)
+FLIPPED = relabel.make_geometry(1.0, (1.0, 1.0), 0, True)
 MOVED = relabel.make_geometry(0.3, (0.75, 4 / 3), 1, True)
 TEACHER = linear_logits(random_weight(shape=SHAPE))
 
@@ -150,7 +151,7 @@ def test_stored_labels_are_the_recomputed_ones_to_half_precision():
 def test_relabelling_shows_views_and_what_the_teacher_says_of_them():
     batch = make_batch(5, index=jnp.array([30, 1, 7, 7, 20]))
     draw = views()
-    out = relabel.make_relabel(TEACHER, draw, IMAGES, 2.0)(KEY, batch)
+    out = jax.jit(relabel.make_relabel(TEACHER, draw, IMAGES, 2.0))(KEY, batch)
     view = draw(KEY, IMAGES, batch.index)
     np.testing.assert_allclose(out.image, view, atol=1e-6)
     soft = special.softmax(np.asarray(TEACHER(view)) / 2.0, -1)
@@ -164,10 +165,11 @@ def test_a_teacher_in_evaluation_mode_reads_a_view_as_if_alone():
     batch = make_batch(6)
 
     def labels(bn, rows):
-        augment = relabel.make_relabel(bind(net, variables, bn), views(), IMAGES, 1.0)
+        augment = relabel.make_relabel(bind(net, variables, bn), flips, IMAGES, 1.0)
         part = jax.tree.map(lambda x: x[rows], batch)
-        return np.asarray(augment(KEY, part).soft_label)
+        return np.asarray(jax.jit(augment)(KEY, part).soft_label)
 
+    flips = relabel.make_views(FLIPPED, "none", 1.0)
     both = lambda bn: (labels(bn, slice(2, 4)), labels(bn, slice(0, 6))[2:4])
     np.testing.assert_allclose(*both("running"), atol=1e-6)
     with pytest.raises(AssertionError):  # what the released code does
@@ -176,7 +178,7 @@ def test_a_teacher_in_evaluation_mode_reads_a_view_as_if_alone():
 
 def test_a_student_comes_to_speak_like_its_teacher():
     net, tx = TinyNet(hidden=16), optax.adam(1e-2)
-    augment = relabel.make_relabel(TEACHER, views(), IMAGES, 2.0)
+    augment = relabel.make_relabel(TEACHER, views(FLIPPED, "mixup"), IMAGES, 2.0)
     options = StepOptions("batch", 0.0, 0.0, 0, "batch")
     objective = relabel.student(2.0, True)
     attack = lambda keys, logits_fn, image, target: image
