@@ -93,8 +93,14 @@ class Discriminating:
             **config["eval"],
             "attacks": {"pgd": _scaled(attacks["pgd"], ratio)},
         }
+        # A small pool has fewer images of some class than a batch wants.
+        devices = setup.mesh.size
+        most = len(splits.train) // devices * devices
+        batch_size = min(config["train"]["batch_size"], most)
+        train = {**config["train"], "batch_size": batch_size}
         two = dataclasses.replace(
             setup,
+            config={**config, "train": train},
             splits=splits,
             threat=threat,
             model=build_model(config["model"], splits.train),

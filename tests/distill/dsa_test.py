@@ -147,6 +147,34 @@ def test_affine_agrees_with_scipy(matrix):
         np.testing.assert_allclose(ours[..., channel], theirs, atol=1e-5)
 
 
+def matrices(op):
+    """f64[60,2,2] that an operation reads with, off an image whose pixels hold their
+    own row and column."""
+    ramp = jnp.stack(jnp.mgrid[:8, :7], axis=-1).astype(jnp.float32)
+    ramp = jnp.concatenate([ramp, ramp[..., :1]], axis=-1)
+    moved = make(op, siamese=False)(KEYS[1], jnp.tile(ramp[None], (60, 1, 1, 1)))
+    moved = np.asarray(moved, np.float64)[..., :2]
+    down, right = (moved[:, y, x] - moved[:, 3, 3] for y, x in ((4, 3), (3, 4)))
+    np.testing.assert_allclose(moved[:, 3, 3] + down / 2, [[3.5, 3]] * 60, atol=1e-5)
+    return np.stack([down, right], axis=2)
+
+
+def test_scale_reads_each_axis_with_a_factor_of_its_own():
+    read = matrices("scale")
+    factors = read[:, [0, 1], [0, 1]]
+    np.testing.assert_allclose(read[:, [0, 1], [1, 0]], 0, atol=1e-5)
+    assert 1 / 1.2 - 1e-5 <= factors.min() < 0.87 and 1.15 < factors.max() <= 1.2 + 1e-5
+    assert abs(np.corrcoef(factors.T)[0, 1]) < 0.5
+
+
+def test_rotate_turns_by_up_to_15_degrees_either_way():
+    read = matrices("rotate")
+    unit = np.broadcast_to(np.eye(2), read.shape)
+    np.testing.assert_allclose(read @ read.transpose(0, 2, 1), unit, atol=1e-5)
+    degrees = np.rad2deg(np.arctan2(read[:, 0, 1], read[:, 0, 0]))
+    assert -15.001 <= degrees.min() < -12 and 12 < degrees.max() <= 15.001
+
+
 def test_every_operation_is_drawn_and_one_program_serves_all():
     traces = []
     ops = ("flip", "cutout", "crop")
