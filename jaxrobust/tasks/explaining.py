@@ -1,5 +1,6 @@
 """proxy.json: how far the generated pool is from the data, and what that bounds."""
 
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -22,6 +23,7 @@ from jaxrobust.tasks.trainer import Trainer
 from jaxrobust.threat import ThreatModel
 from jaxrobust.types import LogitsFn, TrainState
 
+logger = logging.getLogger(__name__)
 FILE = "proxy.json"
 MOST_IMAGES = 50_000
 """Generated images that are looked at, out of a pool of any size."""
@@ -74,9 +76,15 @@ class Explaining:
         for name, state in networks.items():
             frozen = trainer.frozen(state())
             found[name] = frozen.logits_fn, Partial(_embedding, frozen.features_fn)
-            distances[name] = tuple(
-                self._distances(frozen.logits_fn, side) for side in sides
-            )
+            pair_found = tuple(self._distances(frozen.logits_fn, s) for s in sides)
+            if _known(pair_found, pair.label):
+                distances[name] = pair_found
+            else:
+                logger.warning(
+                    "%s: no attack got out of some class; its robustness is left out, "
+                    "raise explain.largest_ratio",
+                    name,
+                )
         facts = explain(
             test, pool, found, distances, self.setup.threat.norm, limit, seed
         )
@@ -92,6 +100,13 @@ class Explaining:
         index = np.arange(len(images))
         found, _ = self._search(logits_fn, feed, index, key, self._ball)
         return found
+
+
+def _known(sides: tuple[np.ndarray, ...], label: np.ndarray) -> bool:
+    """Whether each class has an image with a known distance, on each side."""
+    return all(
+        np.isfinite(side[label == k]).any() for side in sides for k in np.unique(label)
+    )
 
 
 def _embedding(features_fn, image: jax.Array) -> jax.Array:

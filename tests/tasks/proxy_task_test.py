@@ -102,6 +102,8 @@ def test_mistakes_get_one_line(flag, words, tmp_path, capsys):
 def test_a_pool_without_labels_is_labelled_by_a_network(tmp_path, capsys):
     workdir = tmp_path / "run"
     flags = ("compare=('pgd_at',)", "label.use=predicted", "explain.arc.ratios=()")
+    flags += ("label.num_steps=80", "label.filter.threshold=0.0")
+    flags += ("generator.train.num_steps=60",)
     given = [f"--config.{flag}" for flag in flags]
     generator = "--config.generator.labels.conditional=False"
     assert (
