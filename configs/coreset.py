@@ -7,8 +7,8 @@ Source   Adversarial Coreset Selection (arXiv:2112.00378, 2209.05785), clean / r
          PGD l2 SVHN        CRAIG 95.42 / 49.68  GradMatch 95.57 / 50.41  2.99x, 3.10x
          There is no row of random images that are drawn again; here there is.
 Run      python -m jaxrobust.main --config=configs/coreset.py
-Expect   digits: 16 minutes on 2 slow CPU cores, speed-up 1.9, coresets as good as random
-         images that are drawn again; docs/coreset.md
+Expect   digits: 16 minutes on 2 slow CPU cores, speed-up 1.9, coresets no better than
+         random images that are drawn again; docs/coreset.md
 Variants (none)    400 digits of 8x8; sweep shares of the images; nfgsm single-step
          training; small_cifar10 1,000 images of 16x16; smoke for tests
          cifar10_linf, cifar10_trades, svhn_l2, cifar10_pat the paper's settings as far
