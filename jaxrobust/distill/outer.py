@@ -98,7 +98,7 @@ def make_outer_step(
         keys = rng.step_keys(base_key, state.step)
         # Step s has the key fold_in(key, s); no step is as large as this.
         births = jax.random.fold_in(base_key, 2**32 - 1)
-        born = jax.random.fold_in(births, state.step // loops.outer_steps)
+        born = jax.random.fold_in(births, state.step)
         network = _if(age == 0, lambda _: fresh(born), state.network)
         value, grads = match(network, state.image, real, keys.augment)
         updates, image_opt = image_tx.update(grads, state.image_opt, state.image)

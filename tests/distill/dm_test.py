@@ -58,3 +58,12 @@ def test_the_real_images_themselves_match_under_any_augmentation():
         np.testing.assert_allclose(value, 0, atol=1e-6)
         np.testing.assert_allclose(grads, 0, atol=1e-6)
     assert match(network_of(model), SYNTHETIC, IMAGES, KEY)[0] > 1e-3
+
+
+def test_the_augmentation_is_applied():
+    network, double = network_of(Linear()), lambda key, image: 2 * image
+    plain, doubled = (
+        feature_match(Linear(), augment)(network, SYNTHETIC, IMAGES, KEY)[0]
+        for augment in (unchanged, double)
+    )
+    np.testing.assert_allclose(doubled, 4 * plain, rtol=1e-4)
