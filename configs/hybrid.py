@@ -8,8 +8,8 @@ Source   Dong et al., Towards Adversarially Robust Data-Efficient Learning with
          TRADES  original 82.45 / 52.21 / 50.29   hybrid 82.53 / 53.21 / 50.91
          N-FGSM  original 80.18 / 48.17 / 46.96   hybrid 80.23 / 49.72 / 48.31
 Run      python -m jaxrobust.main --config=configs/hybrid.py
-Expect   digits, 3 seeds: 3 minutes on 2 CPU cores; PGD-AT 68% under PGD-20, standard
-         training 13%; docs/hybrid.md has the table
+Expect   digits, 3 seeds: 3 to 7 minutes on 2 CPU cores; PGD-AT 68% under PGD-20,
+         standard training 13%; docs/hybrid.md has the table
 Variants (none)    digits, 8x8, embedded: a laptop CPU in minutes
          cifar10   the paper's setting: accelerators, hours
          smoke     seconds, for tests: the numbers mean nothing
