@@ -227,6 +227,8 @@ def test_no_product_is_computed_in_vain(objective, attack, options, dots):
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
 def test_every_objective_learns_a_separable_toy(name):
     given = {"beta": 3.0, "bn_update": "adv"}
+    given |= {"curv_weight": 0.1, "curv_h": 0.1, "grad_weight": 0.1}
+    given |= {"variant": "squared", "direction": "gradient", "term_bn": "running"}
     objective = registry.build("objective", OBJECTIVES, {"name": name}, **given)
     batch = make_batch(48)
     step = jax.jit(make_step(objective, pgd(1, "gaussian"), NET))
