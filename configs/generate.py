@@ -35,15 +35,6 @@ def get_config(variant: str = ""):
     return config
 
 
-def labels() -> dict:
-    """What the network is told of the classes."""
-    return {
-        "conditional": True,  # False: shards without labels, to be labelled later
-        "drop_percent": 0.0,  # labels hidden in training; guidance needs some
-        "guidance": 1.0,  # 1: off; above: more typical of the class, less varied
-    }
-
-
 def edm(generator: dict) -> dict:
     """The same generator, trained and sampled as EDM does."""
     return {
@@ -65,7 +56,7 @@ def digits(c) -> None:
     """The generator of hybrid.py, on the images that hybrid.py trains on."""
     c.title = "Generated pool of digits"
     c.data.train_limit = 300
-    c.generator = {**hybrid.small_generator(), "labels": labels()}
+    c.generator = hybrid.small_generator()
 
 
 def cifar10(c) -> None:
@@ -77,7 +68,7 @@ def cifar10(c) -> None:
     c.title = "Generated pool of CIFAR-10"
     c.data.name = "cifar_bin"
     c.data.path = "data/cifar-10-batches-bin"
-    c.generator = {**edm(hybrid.small_generator()), "labels": labels()}
+    c.generator = edm(hybrid.small_generator())
     c.generator.denoiser = {
         "name": "unet",
         "widths": (256, 256, 256),
@@ -113,7 +104,7 @@ def small_cifar10(c) -> None:
     c.data.image_size = 16
     c.data.train_limit = 5_000
     c.data.test_limit = 1_000
-    c.generator = {**edm(hybrid.small_generator()), "labels": labels()}
+    c.generator = edm(hybrid.small_generator())
     c.generator.denoiser = {
         "name": "unet",
         "widths": (32, 64),

@@ -76,6 +76,11 @@ def small_generator() -> dict:
     """A class-conditional diffusion model that two CPU cores train in half a minute."""
     return {
         "denoiser": {"name": "mlp", "width": 96, "num_blocks": 2},
+        "labels": {  # what the network is told of the classes
+            "conditional": True,  # False: shards without labels, to be labelled later
+            "drop_percent": 0.0,  # labels hidden in training; guidance needs some
+            "guidance": 1.0,  # 1: off; above: more typical of the class, less varied
+        },
         "schedule": "cosine",
         "prediction": "v",
         "optim": {

@@ -16,7 +16,7 @@ Variants (none)       300 digits of 8x8 and a generator of our own: CPU minutes
          smoke        seconds, for tests
 """
 
-from configs import base, generate, hybrid, smoothing
+from configs import base, hybrid, smoothing
 
 VARIANTS = ("", "proxy_pgd", "dm_gowal", "rebuffi_ddpm", "wang_edm", "smoke")
 
@@ -45,7 +45,6 @@ def chain(c) -> None:
     """What follows generation: label, filter, mix, explain, certify."""
     c.methods = {**c.methods.to_dict(), **smoothing.methods(sigma=0.25)}
     c.compare = ("pgd_at", "stability")
-    c.generator.labels = generate.labels()
     c.label = {
         "use": "given",  # the generator's labels, or those "predicted" by a labeler
         "filter": {"name": "two_labelers", "threshold": 0.9},  # | confidence | none

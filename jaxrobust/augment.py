@@ -77,6 +77,19 @@ def random_flip(keys: Array, image: Array) -> Array:
     return jnp.where(coin, image[:, :, ::-1], image)
 
 
+def cut_box(kept: Array, center: Array, side: tuple[int, ...]) -> Array:
+    """bool[H,W]: a box of the shape of the image H x W and 1 - `kept` f32[] of its
+    area, around `center` f32[2] in [0,1), cut at the border."""
+    sides = jnp.array(side)
+    half, middle = jnp.sqrt(1.0 - kept) * sides / 2, center * sides
+    low = jnp.floor(jnp.clip(middle - half, 0, sides))
+    high = jnp.floor(jnp.clip(middle + half, 0, sides))
+    row, column = jnp.arange(side[0]), jnp.arange(side[1])
+    rows = (row >= low[0]) & (row < high[0])
+    columns = (column >= low[1]) & (column < high[1])
+    return rows[:, None] & columns[None, :]
+
+
 def cutmix(key: Array, batch: Batch, alpha: float) -> Batch:
     """Paste a box of a partner image and mix the labels by its true area.
 
@@ -89,15 +102,9 @@ def cutmix(key: Array, batch: Batch, alpha: float) -> Batch:
     assert batch.soft_label is not None
     size, height, width, _ = batch.image.shape
     to_lambda, to_center, to_partner = jax.random.split(key, 3)
-    cut = jnp.sqrt(1.0 - jax.random.beta(to_lambda, alpha, alpha, (size, 1)))
-    side = jnp.array([[height, width]])
-    center = jax.random.uniform(to_center, (size, 2)) * side
-    low = jnp.floor(jnp.clip(center - cut * side / 2, 0, side))
-    high = jnp.floor(jnp.clip(center + cut * side / 2, 0, side))
-    row, column = jnp.arange(height)[None, :], jnp.arange(width)[None, :]
-    in_rows = (row >= low[:, :1]) & (row < high[:, :1])
-    in_columns = (column >= low[:, 1:]) & (column < high[:, 1:])
-    box = in_rows[:, :, None] & in_columns[:, None, :]
+    kept = jax.random.beta(to_lambda, alpha, alpha, (size,))
+    center = jax.random.uniform(to_center, (size, 2))
+    box = jax.vmap(cut_box, in_axes=(0, 0, None))(kept, center, (height, width))
     partner = jax.random.permutation(to_partner, size)
     pasted = jnp.mean(box, axis=(1, 2))[:, None]
     image = jnp.where(box[..., None], batch.image[partner], batch.image)

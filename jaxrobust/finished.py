@@ -59,18 +59,23 @@ class FinishedRun:
                 "were removed; run it again with the same command"
             )
         train = self.config["train"]
-        tx = optim.make_optimiser(self.config["optim"], total_steps=1)
+        # Students of distilled images have a recipe of their own, without averages.
+        student = row.get("recipe") == "student"
+        own = self.config["student"] if student else self.config
+        with_ema = train["ema_decay"] > 0 and not student
+        tx = optim.make_optimiser(own["optim"], total_steps=1)
         # The networks of a comparison are called by their choice, which never adapts.
         method = self.config["methods"].get(row["name"].partition(" / ")[0], {})
         memory = adaptive.init() if method.get("select", {}).get("sizes") else None
 
         def fresh(key: jax.Array) -> PyTree:
             variables = init_variables(model, tuple(image_shape), key)
-            return create_state(variables, tx, train["ema_decay"] > 0, memory)
+            return create_state(variables, tx, with_ema, memory)
 
         laid_out = partial(_laid_out, sharding.replicated(mesh))
         like = jax.tree.map(laid_out, jax.eval_shape(fresh, jax.random.key(0)))
-        return eval_variables(_restored(folder, train["keep"] == "best_val", like))
+        best = train["keep"] == "best_val" and not student
+        return eval_variables(_restored(folder, best, like))
 
 
 def open_run(path: str) -> FinishedRun:

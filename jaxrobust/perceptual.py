@@ -18,7 +18,7 @@ from flax import linen as nn
 from jax import Array
 
 from jaxrobust import data, interop, registry, sharding
-from jaxrobust.attacks.fast_lagrangian import PerceptualFn, feature_distance
+from jaxrobust.attacks.fast_lagrangian import PerceptualFn
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.finished import FILES, open_run
 from jaxrobust.interop import state_dict
@@ -65,11 +65,6 @@ def build_perceptual(spec: Mapping[str, Any], build_model: BuildModel) -> Percep
         return alexnet_features(arrays, mean, std)
     model_spec, variables = interop.load_torch(path, mean=mean, std=std)
     return block_features(registry.build("model", MODELS, model_spec), variables)
-
-
-def distance(features: PerceptualFn, image: Array, other: Array) -> Array:
-    """d f32[B] between each two of images f32[B,H,W,C]."""
-    return feature_distance(features(image), features(other))
 
 
 def unit_features(activations: Sequence[Array]) -> Array:

@@ -149,7 +149,7 @@ class MixedSampler:
     """Real images and `generated` others in every batch.
 
     The real ones come without replacement, a new order in each epoch; the others are
-    drawn from `pool_positions` with replacement, so their number is of no matter.
+    drawn from `pool_positions` int[M] with replacement: their number is of no matter.
     `real_weight` None weights all images alike; gamma in [0,1] makes the loss
     gamma mean_real + (1 - gamma) mean_generated.
 
@@ -160,7 +160,7 @@ class MixedSampler:
     def __init__(
         self,
         real: Subset,
-        pool_positions: np.ndarray | range,
+        pool_positions: np.ndarray,
         generated: int,
         real_weight: float | None,
         seed: int,
@@ -197,7 +197,7 @@ class MixedSampler:
 
     def _draw(self, step: int) -> np.ndarray:
         places = rng.host_draw(self.seed, step, len(self.pool_positions), self.count)
-        return np.array([self.pool_positions[i] for i in places], np.int32)
+        return self.pool_positions[places].astype(np.int32)
 
     def passes(self, num_steps: int) -> dict[str, float]:
         """How often a real and a generated image is seen on average."""

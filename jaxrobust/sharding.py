@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxrobust.errors import UserError
@@ -77,6 +78,12 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
 def is_lead() -> bool:
     """True in the one process that writes files and speaks to the user."""
     return jax.process_index() == 0
+
+
+def wait_for_all(name: str) -> None:
+    """Wait until every process has come to this place; `name` tells places apart."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
 
 
 def start_distributed(coordinator: str, num_processes: int, process_id: int) -> bool:

@@ -5,6 +5,8 @@ start. Tests see one CPU device; `helpers.on_devices` gives a test eight of them
 """
 
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 CACHE = Path(__file__).parent.parent / ".jax_cache"
@@ -12,12 +14,15 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+# Importing all of it takes longer to compile than to run, in dozens of processes.
+os.environ.setdefault("PYTHONPYCACHEPREFIX", str(CACHE / "bytecode"))
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
 from jaxrobust import sharding  # noqa: E402
-from tests import helpers  # noqa: E402
+from tests import helpers, runs  # noqa: E402
 
 
 def be_strict():
@@ -33,6 +38,20 @@ def pytest_configure(config):
     noise = "ignore:(?s)Exception ignored.*(orbax|event loop is closed)"
     category = "pytest.PytestUnraisableExceptionWarning"
     config.addinivalue_line("filterwarnings", f"{noise}:{category}")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Workers begin with one half of the tests each and then take from one another.
+
+    xdist's own default hands out ever smaller pieces: near the end most modules would
+    be on every worker, and what they prepare would be made once for each.
+    """
+    from xdist.scheduler import WorkStealingScheduling
+
+    if config.getoption("dist") == "load":
+        return WorkStealingScheduling(config, log)
+    return None
 
 
 LONG_RUNS = {"models", "generative", "tasks"}
@@ -55,6 +74,18 @@ def quick_compilation(request):
 def mesh():
     """One device."""
     return sharding.make_mesh(1)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Callable[..., Path]:
+    """`finished(recipe, *options)`: the directory of a finished run, not to be changed.
+
+    xdist gives every worker a folder of its own; what is below their parent is shared.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    return partial(runs.finish_once, folder / "finished")
 
 
 @pytest.fixture(scope="session")

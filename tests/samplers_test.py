@@ -33,7 +33,7 @@ def periodic(asked=None):
 
 def mixed(generated=1, real_weight=None, batch_size=4):
     real = Subset.uniform(np.arange(10))
-    pool = range(100, 130)
+    pool = np.arange(100, 130)
     return MixedSampler(real, pool, generated, real_weight, 1, batch_size)
 
 

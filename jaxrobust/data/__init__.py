@@ -14,13 +14,22 @@ from jaxrobust.data.classes import agree, keep_classes
 from jaxrobust.data.digits import digits
 from jaxrobust.data.folder import folder
 from jaxrobust.data.image_set import ImageSet, validate
-from jaxrobust.data.npz import npz
+from jaxrobust.data.npz import npz, npz_images
 from jaxrobust.data.raw_bin import raw_bin
 from jaxrobust.data.tfds import tfds
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.registry import build, lookup
 
-__all__ = ["SOURCES", "ImageSet", "Splits", "load_split", "load_splits", "validate"]
+__all__ = [
+    "SOURCES",
+    "UNLABELLED_SOURCES",
+    "ImageSet",
+    "Splits",
+    "load_split",
+    "load_splits",
+    "load_unlabelled",
+    "validate",
+]
 
 SOURCES = {
     "digits": digits,
@@ -31,6 +40,8 @@ SOURCES = {
     "tfds": tfds,
 }
 
+UNLABELLED_SOURCES = {"npz": npz_images}
+
 log = logging.getLogger(__name__)
 
 
@@ -40,6 +51,16 @@ class Splits(NamedTuple):
     train: ImageSet
     val: ImageSet
     test: ImageSet
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the images have."""
+        return self.train.num_classes
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(H, W, C) of an image."""
+        return tuple(self.train.image.shape[1:])
 
 
 def load_splits(
@@ -86,6 +107,29 @@ def load_splits(
     return Splits(*(_stated(part, provenance) for part in splits))
 
 
+def load_unlabelled(
+    name: str,
+    path: str,
+    dataset: str,
+    image_size: int,
+    classes: Sequence[str | int],
+    class_names: Sequence[str],
+    limit: int,
+    seed: int,
+    provenance: str,
+) -> ImageSet:
+    """The images of a pool in npz files as `UNLABELLED`, as `load_split` otherwise:
+    `limit` keeps a random choice. Raises `UserError`, also where `classes` are chosen,
+    which nobody knows yet."""
+    del dataset, image_size
+    if name not in UNLABELLED_SOURCES:
+        raise unknown_name("source of unlabelled images", name, UNLABELLED_SOURCES)
+    if classes:
+        raise UserError("a pool without labels has no classes to choose: leave them ()")
+    found = UNLABELLED_SOURCES[name](path, tuple(class_names))
+    return _stated(_limit(found, limit, seed, "pool"), provenance)
+
+
 def load_split(
     name: str,
     split: str,
@@ -106,8 +150,6 @@ def load_split(
     """
     found = keep_classes(_load(name, split, path, dataset, image_size), classes)
     found = agree(found, tuple(class_names)) if class_names else found
-    if limit < 0:
-        raise UserError(f"limit={limit} is negative: use 0 for all images")
     return _stated(_limit(found, limit, seed, "pool"), provenance)
 
 
@@ -168,9 +210,13 @@ def _hold_out(train: ImageSet, count: int, seed: int) -> tuple[ImageSet, ImageSe
 
 
 def _limit(image_set: ImageSet, limit: int, seed: int, purpose: str) -> ImageSet:
+    if limit < 0:
+        raise UserError(f"limit={limit} is negative: use 0 for all images")
     if limit == 0 or limit >= len(image_set):
         return image_set
-    return image_set.take(choice.stratified(image_set.label, limit, seed, purpose))
+    # The unlabelled are a class of their own here.
+    label = np.maximum(image_set.label, 0)
+    return image_set.take(choice.stratified(label, limit, seed, purpose))
 
 
 def _stated(image_set: ImageSet, provenance: str) -> ImageSet:

@@ -12,13 +12,14 @@ from jaxrobust.types import Batch, PyTree
 
 
 def noise_images(
-    key: Array, shape: tuple[int, ...], mean: Sequence[float], std: Sequence[float]
+    key: Array,
+    shape: tuple[int, ...],
+    mean: Sequence[float] | Array,
+    std: Sequence[float] | Array,
 ) -> Array:
-    """Pixels N(mean, std^2) by channel in `shape` [K,ipc,H,W,C], clipped to [0,1]."""
+    """Pixels N(mean, std^2) by channel in `shape` [...,H,W,C], clipped to [0,1]."""
     noise = jax.random.normal(key, shape)
-    return jnp.clip(
-        _by_channel(mean, shape) + _by_channel(std, shape) * noise, 0.0, 1.0
-    )
+    return jnp.clip(by_channel(mean, shape) + by_channel(std, shape) * noise, 0.0, 1.0)
 
 
 def image_sgd(
@@ -31,7 +32,7 @@ def image_sgd(
 
     def update(updates: PyTree, params: PyTree) -> PyTree:
         del params
-        return -learning_rate * _by_channel(std, updates.shape) ** 2 * updates
+        return -learning_rate * by_channel(std, updates.shape) ** 2 * updates
 
     return optax.chain(optax.trace(momentum), optax.stateless(update))
 
@@ -50,5 +51,14 @@ def labelled(image: Array, label: Array) -> Batch:
     return Batch(image, labels, jnp.ones(count), jnp.arange(count, dtype=jnp.int32))
 
 
-def _by_channel(values: Sequence[float], shape: Sequence[int]) -> Array:
+def epoch_rows(key: Array, size: int, batch_size: int) -> Array:
+    """The positions 0..size-1 in a new order, cut into ceil(size / batch_size) batches
+    of one size, i32[batches,B]; fewer than there are batches are left over."""
+    count = -(-size // batch_size)
+    order = jax.random.permutation(key, size)[: count * (size // count)]
+    return order.reshape(count, -1)
+
+
+def by_channel(values: Sequence[float] | Array, shape: Sequence[int]) -> Array:
+    """f32[1,...,1,C], to be combined with images of `shape` [...,C]."""
     return jnp.asarray(values, jnp.float32).reshape((1,) * (len(shape) - 1) + (-1,))

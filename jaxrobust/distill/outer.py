@@ -16,7 +16,7 @@ from flax import struct
 from jax import Array, lax
 
 from jaxrobust import rng, tree
-from jaxrobust.distill.images import as_batch
+from jaxrobust.distill.images import as_batch, epoch_rows
 from jaxrobust.errors import UserError
 from jaxrobust.types import Batch, PyTree, TrainState
 
@@ -96,10 +96,7 @@ def make_outer_step(
     def step(state: DistillState, real: Array, base_key: Array):
         age = state.step % loops.outer_steps
         keys = rng.step_keys(base_key, state.step)
-        # Step s has the key fold_in(key, s); no step is as large as this.
-        births = jax.random.fold_in(base_key, 2**32 - 1)
-        born = jax.random.fold_in(births, state.step)
-        network = _if(age == 0, lambda _: fresh(born), state.network)
+        network = _if(age == 0, lambda _: fresh(keys.select), state.network)
         value, grads = match(network, state.image, real, keys.augment)
         updates, image_opt = image_tx.update(grads, state.image_opt, state.image)
         image = jnp.asarray(optax.apply_updates(state.image, updates))
@@ -125,24 +122,19 @@ def inner_loop(
 ) -> TrainState:
     """`epochs` of training on the synthetic images [K,ipc,H,W,C], in a new order each.
 
-    An epoch is cut into ceil(K ipc / batch_size) batches of one size. Deviates: images
-    that are left over (fewer than there are batches) wait for the next epoch, where the
-    released code has a smaller last batch.
+    Batches as `epoch_rows` cuts them. Deviates: images that are left over wait for the
+    next epoch, where the released code has a smaller last batch.
     """
     images = lax.stop_gradient(as_batch(image))
     size = len(images.label)
-    count = -(-size // batch_size)
     to_order, to_train = jax.random.split(key)
 
     def epoch(network: TrainState, epoch_key: Array):
-        order = jax.random.permutation(epoch_key, size)[: count * (size // count)]
-        rows = order.reshape(count, -1)
-
         def one(network: TrainState, row: Array):
             batch = jax.tree.map(lambda x: x[row], images)
             return train(network, batch, to_train)[0], None
 
-        return lax.scan(one, network, rows)
+        return lax.scan(one, network, epoch_rows(epoch_key, size, batch_size))
 
     return lax.scan(epoch, network, jax.random.split(to_order, epochs))[0]
 

@@ -21,6 +21,7 @@ from jax import Array, lax
 
 from jaxrobust import losses, optim
 from jaxrobust.distill.crops import MultiCrop
+from jaxrobust.distill.images import by_channel
 from jaxrobust.errors import UserError
 from jaxrobust.types import PyTree
 
@@ -103,11 +104,8 @@ def plan_chunks(
     )
 
 
-def start(key: Array, shape: tuple[int, ...], mean: Array, std: Array) -> RecoverState:
-    """Noise N(mean, std^2) by channel, clipped to [0,1], for images of `shape`
-    (B,H,W,C)."""
-    noise = _channels(mean) + _channels(std) * jax.random.normal(key, shape)
-    image = jnp.clip(noise, 0.0, 1.0)
+def start(image: Array) -> RecoverState:
+    """Step 0 from image f32[B,H,W,C], such as `noise_images`."""
     return RecoverState(jnp.zeros((), jnp.int32), image, ADAM.init(image))
 
 
@@ -146,7 +144,8 @@ def make_advance(
             grad, facts = descend(state.image, teacher, draw, state.step, label)
             direction: PyTree
             direction, opt_state = ADAM.update(grad, state.opt_state)
-            image = state.image - rate(state.step) * _channels(std) * direction
+            unit = by_channel(std, state.image.shape)
+            image = state.image - rate(state.step) * unit * direction
             return RecoverState(state.step + 1, jnp.clip(image, 0, 1), opt_state), facts
 
         return lax.scan(step, state, None, length=count)
@@ -160,7 +159,3 @@ def _gap(x: Array, running: PyTree) -> Array:
     return optax.safe_norm(running["var"] - jnp.var(x, axis=0), 0.0) + optax.safe_norm(
         running["mean"] - jnp.mean(x, axis=0), 0.0
     )
-
-
-def _channels(values: Array) -> Array:
-    return jnp.asarray(values, jnp.float32).reshape(1, 1, 1, -1)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxrobust import losses, rng
-from jaxrobust.augment import Augment, random_crop, random_flip
+from jaxrobust.augment import Augment, cut_box, random_crop, random_flip
 from jaxrobust.distill.crops import row_crops
 from jaxrobust.errors import unknown_name
 from jaxrobust.objectives.base import Objective, Outcome, batch_target
@@ -86,15 +86,9 @@ def _mixup(key: Array, image: Array, other: Array, alpha: float) -> Array:
 
 def _cutmix(key: Array, image: Array, other: Array, alpha: float) -> Array:
     to_lambda, to_center = jax.random.split(key)
-    side = jnp.array(image.shape[:2])
-    cut = jnp.sqrt(1 - jax.random.beta(to_lambda, alpha, alpha)) * side / 2
-    center = jax.random.uniform(to_center, (2,)) * side
-    low = jnp.floor(jnp.clip(center - cut, 0, side))
-    high = jnp.floor(jnp.clip(center + cut, 0, side))
-    row, column = jnp.arange(image.shape[0]), jnp.arange(image.shape[1])
-    rows = (row >= low[0]) & (row < high[0])
-    columns = (column >= low[1]) & (column < high[1])
-    return jnp.where((rows[:, None] & columns[None, :])[..., None], other, image)
+    kept = jax.random.beta(to_lambda, alpha, alpha)
+    box = cut_box(kept, jax.random.uniform(to_center, (2,)), image.shape[:2])
+    return jnp.where(box[..., None], other, image)
 
 
 MIXES = {"none": None, "mixup": _mixup, "cutmix": _cutmix}
@@ -127,7 +121,7 @@ def student(temperature: float, t_squared: bool) -> Objective:
         loss = student_loss(logits, batch.target, temperature, t_squared)
         return Outcome(loss, logits, stats)
 
-    return Objective(inner=None, outer=outer, target=batch_target)
+    return Objective(None, outer, batch_target, passes=3.0)
 
 
 def relabelled(batch: Batch, view: Array, logits: Array, temperature: float) -> Batch:

@@ -18,8 +18,8 @@ from jax.sharding import Mesh
 
 from jaxrobust import rng, sharding
 from jaxrobust.attacks.gradient import image_gradient
-from jaxrobust.evaluators.predict import as_tree
-from jaxrobust.loader import Feed, padded_rows, to_unit
+from jaxrobust.evaluators.passes import load_batch, over_batches
+from jaxrobust.loader import Feed
 from jaxrobust.objectives.curvature import curvature_term
 from jaxrobust.types import LogitsFn, LossFn
 
@@ -67,13 +67,10 @@ class CurvaturePass:
     ) -> Curvature:
         """Measure every image of `feed` at positions `index`; `curv_h` is an l2 length
         in [0,1] pixels."""
-        network = as_tree(logits_fn)
-        places, real = padded_rows(index, self.batch_size)
-        found = [
-            self._batch(network, *feed(place), place, key, curv_h) for place in places
-        ]
-        whole = (np.concatenate([np.asarray(x) for x in xs]) for xs in zip(*found))
-        return Curvature(*(x[real.reshape(-1)] for x in whole))
+        program = partial(self._batch, curv_h)
+        return Curvature(
+            *over_batches(program, logits_fn, feed, index, key, self.batch_size)
+        )
 
 
 def hessian_top(
@@ -134,12 +131,8 @@ def top_eigenvalue(
     return dot(v, image)
 
 
-def _measure(
-    loss, num_steps, mesh, logits_fn, images, labels, rows, place, key, curv_h
-):
-    rows, place = sharding.split_batch((rows, place), mesh)
-    keys = rng.per_example(key, place)
-    image, label = to_unit(images[rows]), labels[rows]
+def _measure(loss, num_steps, mesh, curv_h, logits_fn, *batch):
+    keys, image, label = load_batch(mesh, *batch)
     top = hessian_top(logits_fn, loss, image, label, keys, num_steps)
     bent = curvature_term(logits_fn, loss, image, label, curv_h, "norm", "gradient")
     return sharding.constrain_replicated((top, bent / curv_h), mesh)

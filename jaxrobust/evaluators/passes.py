@@ -61,8 +61,9 @@ class AccuracyPass:
         threat: ThreatModel,
     ) -> Accuracy:
         """Attack every image of `feed` at positions `index` and count."""
-        flags, distance = _over_batches(
-            self._batch, threat, logits_fn, feed, index, key, self.batch_size
+        program = partial(self._batch, threat)
+        flags, distance = over_batches(
+            program, logits_fn, feed, index, key, self.batch_size
         )
         # Not Python's max: that loses a NaN.
         return Accuracy(float(np.mean(flags)), flags, float(np.max(distance)))
@@ -87,23 +88,32 @@ class MinimumEpsPass:
     ) -> tuple[np.ndarray, np.ndarray]:
         """The smallest eps up to threat.eps for every image, inf where there is none,
         and how often a larger eps failed."""
-        return _over_batches(
-            self._batch, threat, logits_fn, feed, index, key, self.batch_size
+        program = partial(self._batch, threat)
+        eps, non_monotone = over_batches(
+            program, logits_fn, feed, index, key, self.batch_size
         )
+        return eps, non_monotone
 
 
-def _over_batches(program, threat, logits_fn, feed, index, key, batch_size):
-    """Two arrays [N] out of `program`, which gives them batch by batch."""
+def over_batches(
+    program: Callable[..., tuple[Array, ...]],
+    logits_fn: LogitsFn,
+    feed: Feed,
+    index: np.ndarray,
+    key: Array,
+    batch_size: int,
+) -> list[np.ndarray]:
+    """Arrays [N] out of `program(network, images, labels, rows, place, key)`, which
+    gives them [B] for the images at `place`; padding of the last batch is left out."""
     network = as_tree(logits_fn)
     places, real = padded_rows(index, batch_size)
-    found = [program(threat, network, *feed(place), place, key) for place in places]
-    keep = real.reshape(-1)
-    first, second = (np.concatenate([np.asarray(x) for x in xs]) for xs in zip(*found))
-    return first[keep], second[keep]
+    found = [program(network, *feed(place), place, key) for place in places]
+    whole = (np.concatenate([np.asarray(x) for x in xs]) for xs in zip(*found))
+    return [values[real.reshape(-1)] for values in whole]
 
 
 def _attack_batch(make_attack, mesh, count_outside, threat, logits_fn, *batch):
-    keys, image, label = _load(mesh, *batch)
+    keys, image, label = load_batch(mesh, *batch)
     x_adv = make_attack(threat)(keys, logits_fn, image, label)
     right = metrics.correct(logits_fn(x_adv), label) > 0
     if not count_outside:
@@ -114,12 +124,12 @@ def _attack_batch(make_attack, mesh, count_outside, threat, logits_fn, *batch):
 
 
 def _search_batch(make_search, mesh, threat, logits_fn, *batch):
-    keys, image, label = _load(mesh, *batch)
+    keys, image, label = load_batch(mesh, *batch)
     found = make_search(threat)(keys, logits_fn, image, label)
     return sharding.constrain_replicated((found.eps, found.non_monotone), mesh)
 
 
-def _load(mesh, images, labels, rows, place, key):
+def load_batch(mesh, images, labels, rows, place, key):
     """(keys[B], image f32[B,H,W,C], label i32[B]) of one batch, split over devices."""
     rows, place = sharding.split_batch((rows, place), mesh)
     return rng.per_example(key, place), to_unit(images[rows]), labels[rows]

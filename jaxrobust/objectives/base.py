@@ -10,6 +10,7 @@ from jaxrobust.state import Forward
 from jaxrobust.types import Batch, LogitsFn, LossFn, PyTree
 
 BN_UPDATES = ("adv", "clean", "both")
+PAIRED_PASSES = 6.0
 
 
 class Outcome(NamedTuple):
@@ -30,6 +31,10 @@ class Objective(NamedTuple):
     inner: LossFn | None
     outer: Callable[[Forward, Batch, Array], Outcome]
     target: Callable[[LogitsFn, Batch], Array]
+    passes: float
+    """What a step costs beside the gradients of its attack, in forward passes of the
+    batch: 3 for a loss and its gradient (by images or by weights alone 1, by both 2),
+    and 1 for a target that asks the network."""
 
 
 def batch_target(logits_fn: LogitsFn, batch: Batch) -> Array:
@@ -58,10 +63,18 @@ def adversarial_forward(
     return logits, stats if bn_update == "clean" else after_adv
 
 
+def adversarial_passes(bn_update: str) -> float:
+    """`Objective.passes` of a loss on `adversarial_forward`."""
+    return 3.0 if bn_update == "adv" else 4.0
+
+
 def paired_forward(
     forward: Forward, batch: Batch, x_adv: Array, bn_update: str
 ) -> tuple[Array, Array, PyTree]:
-    """(clean logits, adversarial logits, running statistics to keep)."""
+    """(clean logits, adversarial logits, running statistics to keep).
+
+    `PAIRED_PASSES` is what a loss on both costs.
+    """
     clean, after_clean = forward(batch.image, None)
     adv, after_adv = forward(x_adv, after_clean if bn_update == "both" else None)
     return clean, adv, after_clean if bn_update == "clean" else after_adv

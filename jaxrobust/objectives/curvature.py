@@ -25,6 +25,9 @@ SIZES = ("squared", "norm")
 VARIANTS = (*SIZES, "loss_difference")
 
 _TINY = 1e-12
+_PASSES = {"squared": 12.0, "norm": 12.0, "loss_difference": 7.0}
+"""What the term costs: the slope at x, the other end, and the way back through both."""
+_SLOPE_PASSES = 6.0
 
 
 def curvature(
@@ -54,7 +57,7 @@ def curvature(
             logits_fn, ce, batch.image, target, curv_h, variant, direction
         )
 
-    return _regularised(curv_weight, term, term_bn)
+    return _regularised(curv_weight, term, term_bn, _PASSES[variant])
 
 
 def gradient_norm(grad_weight: float, variant: str, term_bn: str) -> Objective:
@@ -76,7 +79,7 @@ def gradient_norm(grad_weight: float, variant: str, term_bn: str) -> Objective:
         )
         return _size(slope, variant)
 
-    return _regularised(grad_weight, term, term_bn)
+    return _regularised(grad_weight, term, term_bn, _SLOPE_PASSES)
 
 
 def curvature_term(
@@ -130,7 +133,10 @@ def _size(rows: Array, variant: str, keepdims: bool = False) -> Array:
 
 
 def _regularised(
-    weight: float, term: Callable[[LogitsFn, Batch], Array], term_bn: str
+    weight: float,
+    term: Callable[[LogitsFn, Batch], Array],
+    term_bn: str,
+    term_passes: float,
 ) -> Objective:
     """Cross-entropy of the clean images + weight * term."""
 
@@ -142,7 +148,11 @@ def _regularised(
             loss = loss + weight * term(logits_fn, batch)
         return Outcome(loss, logits, stats)
 
-    return Objective(inner=None, outer=outer, target=batch_target)
+    # With the statistics of the batch both losses share the pass at x. (Networks
+    # without BatchNorm share it always: one pass less than said here.)
+    shared = 1.0 if term_bn == "batch" else 0.0
+    passes = 3.0 + (term_passes - shared if weight else 0.0)
+    return Objective(None, outer, batch_target, passes)
 
 
 def _term_network(forward: Forward, stats: PyTree, term_bn: str) -> LogitsFn:

@@ -6,6 +6,7 @@ from jax import Array
 
 from jaxrobust import losses
 from jaxrobust.objectives.base import (
+    PAIRED_PASSES,
     Objective,
     Outcome,
     batch_target,
@@ -31,4 +32,4 @@ def mart(beta: float, bn_update: str) -> Objective:
         stability = losses.kl_between(clean, adv) * doubt
         return Outcome(boosted + beta * stability, adv, stats)
 
-    return Objective(inner=losses.cross_entropy, outer=outer, target=batch_target)
+    return Objective(losses.cross_entropy, outer, batch_target, PAIRED_PASSES)

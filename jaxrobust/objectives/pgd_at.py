@@ -7,6 +7,7 @@ from jaxrobust.objectives.base import (
     Objective,
     Outcome,
     adversarial_forward,
+    adversarial_passes,
     batch_target,
     check_bn_update,
 )
@@ -25,4 +26,5 @@ def pgd_at(bn_update: str) -> Objective:
         logits, stats = adversarial_forward(forward, batch, x_adv, bn_update)
         return Outcome(losses.cross_entropy(logits, batch.target), logits, stats)
 
-    return Objective(inner=losses.cross_entropy, outer=outer, target=batch_target)
+    passes = adversarial_passes(bn_update)
+    return Objective(losses.cross_entropy, outer, batch_target, passes)

@@ -4,6 +4,7 @@ from jax import Array
 
 from jaxrobust import losses
 from jaxrobust.objectives.base import (
+    PAIRED_PASSES,
     Objective,
     Outcome,
     batch_target,
@@ -31,4 +32,4 @@ def stability(beta: float, bn_update: str) -> Objective:
         natural = losses.cross_entropy(clean, batch.target)
         return Outcome(natural + beta * losses.kl_between(clean, noisy), noisy, stats)
 
-    return Objective(inner=losses.cross_entropy, outer=outer, target=batch_target)
+    return Objective(losses.cross_entropy, outer, batch_target, PAIRED_PASSES)

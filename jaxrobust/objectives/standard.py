@@ -15,4 +15,4 @@ def standard() -> Objective:
         logits, stats = forward(batch.image, None)
         return Outcome(losses.cross_entropy(logits, batch.target), logits, stats)
 
-    return Objective(inner=None, outer=outer, target=batch_target)
+    return Objective(None, outer, batch_target, passes=3.0)

@@ -5,6 +5,7 @@ from jax import Array
 
 from jaxrobust import losses
 from jaxrobust.objectives.base import (
+    PAIRED_PASSES,
     Objective,
     Outcome,
     check_bn_update,
@@ -30,9 +31,8 @@ def trades(beta: float, bn_update: str) -> Objective:
         natural = losses.cross_entropy(clean, batch.target)
         return Outcome(natural + beta * losses.kl_between(clean, adv), adv, stats)
 
-    return Objective(
-        inner=losses.kl_divergence, outer=outer, target=clean_probabilities
-    )
+    passes = PAIRED_PASSES + 1
+    return Objective(losses.kl_divergence, outer, clean_probabilities, passes)
 
 
 def clean_probabilities(logits_fn: LogitsFn, batch: Batch) -> Array:

@@ -98,6 +98,18 @@ class Run:
         return _load_npz(place / "adversarial.npz")
 
     @property
+    def distilled(self) -> list[Path]:
+        """The files of distilled sets, by name."""
+        return sorted(self.folder.glob("distilled/*-set*.npz")) if self.folder else []
+
+    @property
+    def scores(self) -> list[Row]:
+        """What distilled.json says of every way to distil; empty where there is
+        none."""
+        path = self.folder / "distilled.json" if self.folder else None
+        return list(_load_json(path).get("scores") or []) if path else []
+
+    @property
     def checks(self) -> list[Row]:
         """The checks of the card: name, ok, value, note."""
         return list(self.card.get("checks") or [])

@@ -4,7 +4,7 @@ Figures are drawn with matplotlib's object interface only, so nothing global is 
 """
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
 
 import numpy as np
@@ -183,6 +183,17 @@ def place(
         va="top",
         color=ON_ANY,
     )
+
+
+def tile_sheet(title: str, images: np.ndarray, texts: Sequence[str]) -> Figure:
+    """Images u8[N,h,w,c], each with its text under it, in rows under a title."""
+    columns, side, top = 6, 64, 28
+    across, down = side + 9, side + 36
+    figure = sheet(HALF, top + down * -(-len(images) // columns), title)
+    for i, (image, text) in enumerate(zip(images, texts, strict=True)):
+        row, column = divmod(i, columns)
+        place(figure, image, column * across, top + row * down, side, text)
+    return figure
 
 
 def enlarge(image: np.ndarray, side: int) -> np.ndarray:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import softmax
 
 from jaxrobust.errors import UserError
 
@@ -30,8 +31,7 @@ class Opinion(NamedTuple):
 
 def opinion(logits: np.ndarray) -> Opinion:
     """softmax of f32[N,K]."""
-    shifted = np.exp(logits - logits.max(1, keepdims=True))
-    return Opinion(shifted / shifted.sum(1, keepdims=True))
+    return Opinion(softmax(logits, axis=1))
 
 
 Filter = Callable[[np.ndarray, tuple[Opinion, ...]], np.ndarray]

@@ -1,12 +1,13 @@
 """Selection inside a training step: which rows are attacked, and which are learnt.
 
-With F the forward pass of the batch, PGD-k and an update on everything cost (2k + 3) F.
-Learning only from a share p of the rows, chosen with one forward pass
+With F the forward pass of the batch, PGD-k and an update on everything cost (2k + u) F,
+where u is `Objective.passes`, 3 for one loss and its gradient. Learning only from a
+share p of the rows, chosen with one forward pass
 
-    before the attack   [1 + p (2k + 3)] F
-    after j of k steps  [2j + p (2 (k - j) + 3)] F, the losses of step j being free
-    after the attack    [2k + 1 + 3p] F
-    clean and attacked  [2k + 2 + 6p] F, of twice as many images
+    before the attack   [1 + p (2k + u)] F
+    after j of k steps  [2j + p (2 (k - j) + u)] F, the losses of step j being free
+    after the attack    [2k + 1 + u p] F
+    clean and attacked  [2k + 2 + 2u p] F, of twice as many images
 """
 
 from collections.abc import Callable, Mapping
@@ -180,19 +181,20 @@ SELECTORS = {
 }
 
 
-def passes(spec: Mapping[str, Any], attack_steps: float) -> float:
-    """What a step costs in forward passes of the batch, by the formulas above."""
-    name, keep, rest = spec["name"], spec.get("keep", 1.0), 2 * attack_steps + 3
+def passes(spec: Mapping[str, Any], attack_steps: float, update: float) -> float:
+    """What a step costs in forward passes of the batch, by the formulas above; `update`
+    is their u."""
+    name, keep, attack = spec["name"], spec.get("keep", 1.0), 2 * attack_steps
     if name == "before_attack":
-        return 1 + keep * rest
+        return 1 + keep * (attack + update)
     if name == "during_attack":
         first = 2 * spec["first_steps"]
-        return first + keep * (rest - first)
+        return first + keep * (attack + update - first)
     if name == "after_attack":
-        return rest - 3 + 1 + 3 * keep
+        return attack + 1 + update * keep
     if name == "union":
-        return rest - 3 + 2 + 6 * keep + bool(spec["count_minimum"])
-    return rest
+        return attack + 2 + 2 * update * keep + bool(spec["count_minimum"])
+    return attack + update
 
 
 def take(batch: Batch, rows: Array) -> Batch:

@@ -2,6 +2,7 @@
 
 from jaxrobust.tasks.certify import certify
 from jaxrobust.tasks.compare import compare
+from jaxrobust.tasks.distill import distill
 from jaxrobust.tasks.evaluate import evaluate
 from jaxrobust.tasks.generate import generate
 from jaxrobust.tasks.proxy import proxy
@@ -13,6 +14,7 @@ from jaxrobust.tasks.train import train
 TASKS = {
     "certify": certify,
     "compare": compare,
+    "distill": distill,
     "evaluate": evaluate,
     "generate": generate,
     "prune": prune,

@@ -95,6 +95,15 @@ def accuracy_checks(rows: list[dict], setup: Setup) -> list[Check]:
     ]
 
 
+def row_checks(rows: list[dict]) -> list[Check]:
+    """The checks that single networks were put to, each with the network's name."""
+    return [
+        Check(f"{row['name']}, seed {row['seed']}: {name}", *rest)
+        for row in rows
+        for name, *rest in row.get("checks", ())
+    ]
+
+
 def seeds_check(setup: Setup) -> Check:
     """Differences are claimed from three seeds on."""
     count = len(setup.config["seeds"])

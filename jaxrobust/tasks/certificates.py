@@ -49,7 +49,7 @@ class CertificateFile:
             whole = known[: known.rfind(b"\n") + 1]
             if whole != known or not known:
                 write_atomic(path, whole or _line(COLUMNS).encode())
-        _sync(str(path))
+        sharding.wait_for_all(str(path))
 
     def done(self, index: np.ndarray) -> np.ndarray:
         """bool[N]: which images `index` have their line; all processes agree."""
@@ -78,7 +78,7 @@ class CertificateFile:
 
     def read(self) -> Table:
         """Everything that has been written, by image."""
-        _sync(f"{self.path} read")
+        sharding.wait_for_all(f"{self.path} read")
         header, *lines = self.path.read_text().splitlines()
         if header != "\t".join(COLUMNS):
             raise UserError(f"{self.path} has other columns: choose another --workdir")
@@ -109,8 +109,3 @@ def _parse(line: str) -> tuple:
         float(fields[name]) if name == "radius" else int(fields[name])
         for name in Table._fields
     )
-
-
-def _sync(name: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)

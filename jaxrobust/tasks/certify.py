@@ -10,19 +10,21 @@ from jaxrobust.evaluators.certificate import linf_radius
 from jaxrobust.evaluators.check import Check
 from jaxrobust.loader import make_pool
 from jaxrobust.progress import Progress
-from jaxrobust.tasks.card import Premises, seeds_check
+from jaxrobust.tasks.card import Premises, row_checks, seeds_check
 from jaxrobust.tasks.finish import conclude
+from jaxrobust.tasks.fit import Fitted
 from jaxrobust.tasks.networks import open_source
-from jaxrobust.tasks.results import Results, verdict
-from jaxrobust.tasks.rows import measured, stage_name
+from jaxrobust.tasks.results import Results, Row, verdict
+from jaxrobust.tasks.rows import fitted_row
 from jaxrobust.tasks.setup import Config, Method, build_setup
-from jaxrobust.tasks.smoother import Smoother, row_checks
+from jaxrobust.tasks.smoother import Smoother
 from jaxrobust.tasks.trainer import Trainer, resolve_steps
 from jaxrobust.types import Subset
 from jaxrobust.workdir import Workdir
 
 QUESTION = "On how many test images is the answer certain not to change within a ball?"
 KIND = "original"
+NO_SUGGESTION = {"norm": "", "eps": -1.0}
 
 
 def certify(config: Config, path: str) -> None:
@@ -33,7 +35,7 @@ def certify(config: Config, path: str) -> None:
 
 
 def _existing(config: Config, path: str, started: float) -> None:
-    source = open_source(_as_source(config))
+    source = open_source(_as_source(config), NO_SUGGESTION)
     splits = source.splits
     smoother = Smoother(config["certify"], splits.test, source.threat, source.mesh)
     workdir = Workdir(path, config)
@@ -52,15 +54,12 @@ def _existing(config: Config, path: str, started: float) -> None:
 
 
 def _as_source(config: Config) -> Config:
-    """What `open_source` reads; certificates know no suite of attacks."""
-    no_suite = {"none": {"threat": {"norm": "", "eps": -1.0}}}
+    """What `open_source` reads."""
     given = ("checkpoint", "networks", "seeds", "num_devices", "dtype", "threat")
     return {
         **{key: config[key] for key in (*given, "preprocessing")},
         "data": config["images"],
         "batch_size": config["certify"]["noise_batch"],
-        "suite": "none",
-        "suites": no_suite,
     }
 
 
@@ -97,22 +96,18 @@ def _row(
 ) -> None:
     """Train, certify, keep; either goes on where a killed run stood."""
     name = f"{method.name} / {KIND}"
-    if results.find(name, seed) is not None:
-        trainer.progress.skip(trainer.stage("", method, steps).work + smoother.work)
     everything = Subset.uniform(np.arange(len(trainer.pool)))
+    fit = lambda stage: trainer.train(stage, method, everything, seed, steps)
 
-    def compute():
-        stage = stage_name(method, KIND, seed)
-        fitted = trainer.train(stage, method, everything, seed, steps)
+    def facts(fitted: Fitted) -> Row:
         network = trainer.logits_fn(fitted.state)
         return {
-            **measured(trainer, method, fitted, steps),
             **smoother.examine(name, seed, network, trainer.workdir, trainer.progress),
             "train_images": len(trainer.pool),
             "baseline": method.objective.inner is None,
         }
 
-    results.row(name, seed, compute)
+    fitted_row(results, trainer, method, KIND, seed, steps, fit, facts, smoother.work)
 
 
 def _results(config: Config, workdir: Workdir, splits) -> Results:

@@ -37,7 +37,7 @@ def _check(setup: Setup, spec: Config) -> None:
         if rule not in RULES:
             raise unknown_name("rule", rule, RULES)
     if spec["autoattack"]:
-        suite(spec["autoattack"], setup.threat.norm, setup.num_classes)
+        suite(spec["autoattack"], setup.threat.norm, setup.splits.num_classes)
 
 
 def _answer(comparison: Comparison) -> str:

@@ -15,9 +15,9 @@ from jaxrobust.proxy.discrimination import discrimination_area, discrimination_s
 from jaxrobust.tasks.setup import (
     Config,
     Setup,
-    build_evaluations,
     build_method,
     build_model,
+    build_pass,
 )
 from jaxrobust.tasks.trainer import Trainer
 from jaxrobust.threat import ThreatModel
@@ -42,6 +42,12 @@ class Discriminating:
             raise UserError(
                 f"explain.arc.ratios {tuple(ratios)} must be two or more that increase"
             )
+        evaluation = setup.config["eval"]
+        attack = _in_units(evaluation["attacks"]["pgd"], setup.threat)
+        # One for all radii, compiled once.
+        self._pass = build_pass(
+            attack, setup.threat, evaluation["batch_size"], setup.mesh
+        )
 
     @property
     def work(self) -> float:
@@ -88,11 +94,6 @@ class Discriminating:
             **config["methods"][name],
             "attack": _scaled(config["methods"][name]["attack"], ratio),
         }
-        attacks = config["eval"]["attacks"]
-        evaluation = {
-            **config["eval"],
-            "attacks": {"pgd": _scaled(attacks["pgd"], ratio)},
-        }
         # A small pool has fewer images of some class than a batch wants.
         devices = setup.mesh.size
         most = len(splits.train) // devices * devices
@@ -105,9 +106,16 @@ class Discriminating:
             threat=threat,
             model=build_model(config["model"], splits.train),
             methods={name: build_method(name, spec, threat)},
-            evaluations=build_evaluations(evaluation, threat, setup.mesh),
+            evaluations={"pgd": self._pass},
         )
         return Trainer(two, make_pool(splits.train, None), workdir, progress)
+
+
+def _in_units(attack: Config, threat: ThreatModel) -> dict[str, Any]:
+    """The attack with its step in units of eps, so that it serves every radius."""
+    attack = dict(attack)
+    step = attack.pop("step_size")
+    return {**attack, "step_ratio": step / float(threat.eps)}
 
 
 def _scaled(attack: Config, ratio: float) -> dict[str, Any]:

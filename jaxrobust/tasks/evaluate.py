@@ -5,8 +5,8 @@ import time
 
 from jaxrobust import registry
 from jaxrobust.errors import UserError
-from jaxrobust.evaluators.check import Check
 from jaxrobust.progress import Progress
+from jaxrobust.tasks.card import row_checks
 from jaxrobust.tasks.examine import Examiner
 from jaxrobust.tasks.finish import conclude
 from jaxrobust.tasks.networks import Source, open_source
@@ -24,7 +24,7 @@ def evaluate(config: Config, path: str) -> None:
     spec = registry.lookup("suite", config["suites"], config["suite"])
     if not config["checkpoint"]:
         raise UserError("no network: say --config.checkpoint=DIRECTORY or FILE")
-    source = open_source(config)
+    source = open_source(config, spec["threat"])
     examiner = Examiner(config, spec, source)
     workdir = Workdir(path, config)
     progress = Progress(len(source.names) * examiner.planned_work)
@@ -40,17 +40,8 @@ def evaluate(config: Config, path: str) -> None:
         examiner.forget(workdir, name, seed)
     conclude(
         source, workdir, progress, results, _answer(results, source),
-        _checks(results), started,
+        row_checks(results.runs), started,
     )  # fmt: skip
-
-
-def _checks(results: Results) -> list[Check]:
-    """All checks of all networks, by the network's name."""
-    found = []
-    for row in results.runs:
-        for name, *rest in row["checks"]:
-            found.append(Check(f"{row['name']}: {name}", *rest))
-    return found
 
 
 def _answer(results: Results, source: Source) -> str:

@@ -32,7 +32,6 @@ from jaxrobust.tasks.sampling import (
     read_shards,
     sample_shards,
     shard_paths,
-    sync,
 )
 from jaxrobust.tasks.setup import Config
 from jaxrobust.threat import ThreatModel, make_threat
@@ -52,16 +51,6 @@ class Source:
     splits: data.Splits
     threat: ThreatModel
 
-    @property
-    def num_classes(self) -> int:
-        """How many classes the data has."""
-        return self.splits.train.num_classes
-
-    @property
-    def image_shape(self) -> tuple[int, ...]:
-        """(H, W, C)."""
-        return tuple(self.splits.train.image.shape[1:])
-
 
 def generate(config: Config, path: str) -> None:
     """The task: `generated/shard-*.npz`, `generated/manifest.json` and two pictures.
@@ -75,7 +64,7 @@ def generate(config: Config, path: str) -> None:
     sharding.check_batch_size(config["generator"]["shard_size"], mesh)
     threat = make_threat(**config["threat"])
     origin = Source(config, mesh, data.load_splits(**config["data"]), threat)
-    model = build_denoiser(config["generator"], origin.num_classes)
+    model = build_denoiser(config["generator"], origin.splits.num_classes)
     workdir = Workdir(path, config)
     progress = Progress(generator_stage(config["generator"]).work)
     pool = generate_pool(origin, model, workdir, progress)
@@ -112,7 +101,8 @@ def generator_stage(spec: Config) -> Stage:
 
 def check_conditional(origin: Origin) -> None:
     """Raises `UserError` where the generator's images will have no labels."""
-    if not build_labels(origin.config["generator"], origin.num_classes).conditional:
+    labels = build_labels(origin.config["generator"], origin.splits.num_classes)
+    if not labels.conditional:
         raise UserError(
             "a pool without labels cannot be trained on: set "
             "generator.labels.conditional, or label.use = predicted in configs/proxy.py"
@@ -139,7 +129,7 @@ def generate_pool(
     if sharding.is_lead() and not (folder / "manifest.json").exists():
         seconds = time.monotonic() - started
         write_json(folder / "manifest.json", pool_facts(origin, pool, seconds))
-    sync("generated pool")
+    sharding.wait_for_all("generated pool")
     return pool
 
 
@@ -148,7 +138,7 @@ def _train(
 ) -> PyTree:
     spec, mesh = origin.config["generator"], origin.mesh
     tx = optim.make_optimiser(spec["optim"], stage.num_steps)
-    labels = build_labels(spec, origin.num_classes)
+    labels = build_labels(spec, origin.splits.num_classes)
     diffusion = build_diffusion(spec)
     step = make_denoise_step(
         model,
@@ -160,7 +150,7 @@ def _train(
         label_drop_percent=labels.drop_percent,
     )
     key = rng.purpose_key(spec["seed"], "init")
-    state = init_state(model, tx, key, origin.image_shape)
+    state = init_state(model, tx, key, origin.splits.image_shape)
     pool = Pool((origin.splits.train,))
     whole = Subset.uniform(np.arange(len(pool)))
     fitted = fit(

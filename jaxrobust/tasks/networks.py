@@ -49,8 +49,9 @@ class Source:
     limited: bool
 
 
-def open_source(config: Config) -> Source:
-    """The networks, images and radius that `config` asks for.
+def open_source(config: Config, suggested: Config) -> Source:
+    """The networks, images and radius that `config` asks for; `suggested` is a radius,
+    as in `config.threat`, for what the user leaves open.
 
     Raises `UserError` where the checkpoint is no run or file, or says nothing of what
     `config` leaves to it.
@@ -58,7 +59,7 @@ def open_source(config: Config) -> Source:
     mesh = sharding.make_mesh(config["num_devices"])
     sharding.check_batch_size(config["batch_size"], mesh)
     if Path(config["checkpoint"]).suffix in FILES:
-        return _file_source(config, mesh)
+        return _file_source(config, suggested, mesh)
     run = open_run(config["checkpoint"])
     own = config["data"]
     splits = data.load_splits(**run.config["data"])
@@ -74,17 +75,17 @@ def open_source(config: Config) -> Source:
     def load(name: str, seed: int) -> Network:
         return load_network(run, rows[name, seed], splits, mesh, config["dtype"])
 
-    threat = _threat(config, run.config["threat"])
+    threat = _threat(config["threat"], suggested, run.config["threat"])
     assert threat is not None, "a run has a threat"
     known = {**config, "data": own if own["name"] else run.config["data"]}
     limited = bool(own["name"] or own["test_limit"])
     return Source(tuple(rows), splits, threat, mesh, known, load, limited)
 
 
-def _file_source(config: Config, mesh: Mesh) -> Source:
+def _file_source(config: Config, suggested: Config, mesh: Mesh) -> Source:
     """One network out of a PyTorch file; images and radius must be given."""
-    path, unknown = Path(config["checkpoint"]), {"norm": "", "eps": -1.0}
-    threat = _threat(config, unknown)
+    path = Path(config["checkpoint"])
+    threat = _threat(config["threat"], suggested)
     if threat is None or not config["data"]["name"]:
         raise UserError(
             f"{path} does not say what it was trained for: give --config.data.name "
@@ -112,11 +113,10 @@ def _file_source(config: Config, mesh: Mesh) -> Source:
     return Source(((path.stem, 0),), splits, threat, mesh, config, load, True)
 
 
-def _threat(config: Config, own: Config) -> ThreatModel | None:
-    """The ball that the user gave, else the suite's, else `own`; None for no ball."""
+def _threat(*wishes: Config) -> ThreatModel | None:
+    """The ball that the first wish with a norm, and with an eps, asks for; or None."""
     norm, eps = "", -1.0
-    suite = registry.lookup("suite", config["suites"], config["suite"])
-    for given in (config["threat"], suite["threat"], own):
+    for given in wishes:
         norm = norm or given["norm"]
         eps = given["eps"] if eps < 0 else eps
     return make_threat(norm, eps) if norm and eps >= 0 else None

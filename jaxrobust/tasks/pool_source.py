@@ -4,7 +4,6 @@ from flax import linen as nn
 
 from jaxrobust import data
 from jaxrobust.data.image_set import ImageSet
-from jaxrobust.data.npz import npz_images
 from jaxrobust.loader import make_pool
 from jaxrobust.progress import Progress
 from jaxrobust.tasks.card import Check
@@ -29,7 +28,7 @@ class PoolSource:
         self._denoiser: nn.Module | None = None
         if self._loaded is None:
             spec = setup.config["generator"]
-            self._denoiser = build_denoiser(spec, setup.num_classes)
+            self._denoiser = build_denoiser(spec, setup.splits.num_classes)
             if needs_labels:
                 check_conditional(setup)
 
@@ -58,10 +57,10 @@ def load_pool(setup: Setup, needs_labels: bool = True) -> ImageSet | None:
     if spec["name"] == "diffusion":
         return None
     names = setup.splits.train.class_names
-    if not needs_labels and spec["name"] == "npz":
-        pool = npz_images(spec["path"], names)
-        make_pool(setup.splits.train, pool)
-        return pool
-    pool = data.load_split(split="train", class_names=names, **spec)
+    if not needs_labels and spec["name"] in data.UNLABELLED_SOURCES:
+        pool = data.load_unlabelled(class_names=names, **spec)
+    else:
+        pool = data.load_split(split="train", class_names=names, **spec)
+    # A pool of other shape or classes shows now.
     make_pool(setup.splits.train, pool)
     return pool

@@ -11,7 +11,7 @@ from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.loader import make_pool
 from jaxrobust.progress import Progress
 from jaxrobust.samplers import FixedSampler, MixedSampler, Sampler
-from jaxrobust.tasks.card import accuracy_checks, seeds_check
+from jaxrobust.tasks.card import accuracy_checks, row_checks, seeds_check
 from jaxrobust.tasks.explaining import Explaining
 from jaxrobust.tasks.finish import finish
 from jaxrobust.tasks.fit import Fitted
@@ -20,7 +20,7 @@ from jaxrobust.tasks.pool_source import PoolSource
 from jaxrobust.tasks.results import Results, Row, verdict
 from jaxrobust.tasks.rows import collapse_checks, fitted_row, stage_name
 from jaxrobust.tasks.setup import Config, Method, build_setup
-from jaxrobust.tasks.smoother import Smoother, row_checks
+from jaxrobust.tasks.smoother import Smoother
 from jaxrobust.tasks.trainer import Trainer, resolve_steps
 from jaxrobust.threat import make_threat
 from jaxrobust.types import Subset, TrainState
@@ -84,8 +84,7 @@ class ProxyRun:
         """Train and evaluate, and certify where training was on noise."""
         trainer, steps, name = self.trainer, self.steps, f"{method.name} / {kind}"
         sampler, facts = self._sampler(kind, seed)
-        if self.results.find(name, seed) is not None and self._noisy(method):
-            trainer.progress.skip(self._smoother.work)
+        beside = self._smoother.work if self._noisy(method) else 0.0
 
         def fit(stage: str) -> Fitted:
             images = trainer.pool.num_original
@@ -97,7 +96,7 @@ class ProxyRun:
                 "baseline": baseline
             }
 
-        fitted_row(self.results, trainer, method, kind, seed, steps, fit, extra)
+        fitted_row(self.results, trainer, method, kind, seed, steps, fit, extra, beside)
 
     def _sampler(self, kind: str, seed: int) -> tuple[Sampler, Row]:
         """What a row trains on, and what it says of that."""
@@ -155,16 +154,17 @@ class ProxyRun:
             *self._source.checks(self.trainer.workdir),
             *row_checks(rows),
         ]
-        answer = self._answer(attacked)
+        answer = self._answer()
         finish(self.setup, self.trainer, self.results, answer, checks, self.started)
 
-    def _answer(self, attacked: list[Method]) -> str:
+    def _answer(self) -> str:
         """Mixed against original for every method."""
         found = []
         for method in self.methods:
             pair = f"{method.name} / mixed", f"{method.name} / original"
-            column = "pgd_acc" if method in attacked else "certified_acc"
-            words = "accuracy under PGD" if method in attacked else "certified accuracy"
+            column, words = "pgd_acc", "accuracy under PGD"
+            if self._noisy(method):
+                column, words = "certified_acc", "certified accuracy"
             gap = verdict(self.results, *pair, column)
             found.append(f"{method.name}: mixed - original, {words}: {gap}.")
         return " ".join(found)

@@ -55,12 +55,13 @@ def fitted_row(
     steps: int,
     fit: Callable[[str], Fitted],
     facts: Callable[[Fitted], Row],
+    beside: float = 0.0,
 ) -> Row:
     """The row "<method> / <kind>" of `seed`, by `fit(stage)` and with `facts(fitted)`
-    beside what every row has."""
+    beside what every row has; `beside` is the work that `facts` adds to training."""
     name = f"{method.name} / {kind}"
     if results.find(name, seed) is not None:
-        trainer.progress.skip(trainer.stage("", method, steps).work)
+        trainer.progress.skip(trainer.stage("", method, steps).work + beside)
 
     def compute() -> Row:
         fitted = fit(stage_name(method, kind, seed))

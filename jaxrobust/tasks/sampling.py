@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import Array
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from jaxrobust import data, registry, rng, sharding
@@ -26,8 +25,6 @@ from jaxrobust.tasks.setup import Config
 from jaxrobust.types import PyTree
 
 logger = logging.getLogger(__name__)
-BY_CLASS = {"conditional": True, "drop_percent": 0.0, "guidance": 1.0}
-"""What a generator without a block `labels` does with them."""
 
 
 class Origin(Protocol):
@@ -46,16 +43,6 @@ class Origin(Protocol):
     @property
     def splits(self) -> data.Splits:
         """The images."""
-        ...
-
-    @property
-    def num_classes(self) -> int:
-        """How many classes the data has."""
-        ...
-
-    @property
-    def image_shape(self) -> tuple[int, ...]:
-        """(H, W, C)."""
         ...
 
 
@@ -86,7 +73,7 @@ def build_labels(spec: Config, num_classes: int) -> Labels:
 
     An unconditional network has one class, the unknown one, which every label becomes.
     """
-    rules = spec.get("labels", BY_CLASS)
+    rules = spec["labels"]
     if not rules["conditional"]:
         return Labels(0, 100.0, 1.0)
     labels = Labels(num_classes, rules["drop_percent"], rules["guidance"])
@@ -127,14 +114,14 @@ def sample_shards(
     """
     spec = origin.config["generator"]
     sample = make_sampler(origin, model)
-    conditional = build_labels(spec, origin.num_classes).conditional
+    conditional = build_labels(spec, origin.splits.num_classes).conditional
     key = sharding.replicate_key(rng.purpose_key(spec["seed"], "sample"), origin.mesh)
     size, count = spec["shard_size"], spec["count"]
     for number, path in enumerate(shard_paths(spec, folder)):
         if path.exists():
             continue
         index = np.arange(number * size, (number + 1) * size, dtype=np.int32)
-        label = index % origin.num_classes
+        label = index % origin.splits.num_classes
         image = np.asarray(sample(params, key, index, label))
         # The last shard is sampled whole, to compile nothing new, and cut.
         kept = min(size, count - number * size)
@@ -146,14 +133,14 @@ def sample_shards(
             folder.mkdir(parents=True, exist_ok=True)
             write_npz(path, {**arrays, "seed": np.array(spec["seed"], np.int64)})
         logger.info("sampled %d of %d images", number * size + kept, count)
-    sync("generated shards")
+    sharding.wait_for_all("generated shards")
 
 
 def make_sampler(origin: Origin, model: nn.Module):
     """Compiled (params, key, index i32[B], label i32[B]) -> images u8[B,H,W,C]."""
     spec = origin.config["generator"]
     diffusion = build_diffusion(spec)
-    labels = build_labels(spec, origin.num_classes)
+    labels = build_labels(spec, origin.splits.num_classes)
 
     @jax.jit
     def sample(params: PyTree, key: Array, index: Array, label: Array) -> Array:
@@ -167,7 +154,7 @@ def make_sampler(origin: Origin, model: nn.Module):
             denoise,
             diffusion.schedule,
             label,
-            origin.image_shape,
+            origin.splits.image_shape,
             diffusion.times,
         )
         pixels = jnp.round(jnp.clip(image, 0.0, 1.0) * 255.0).astype(jnp.uint8)
@@ -193,12 +180,6 @@ def read_shards(paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
         images.append(image)
         labels.append(label.astype(np.int32))
     return np.concatenate(images), np.concatenate(labels)
-
-
-def sync(name: str) -> None:
-    """Wait for the other processes, where there are any."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
 
 
 def _named(spec: Any) -> Mapping[str, Any]:

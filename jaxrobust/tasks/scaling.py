@@ -2,6 +2,7 @@
 else."""
 
 import time
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from jaxrobust.tasks.fit import Fitted
 from jaxrobust.tasks.pool_source import PoolSource
 from jaxrobust.tasks.results import Results, Row
 from jaxrobust.tasks.rows import collapse_checks, fitted_row
-from jaxrobust.tasks.setup import Config, Method, Setup, build_setup
+from jaxrobust.tasks.setup import Config, Method, build_setup
 from jaxrobust.tasks.trainer import Trainer, resolve_steps
 from jaxrobust.types import Subset
 from jaxrobust.workdir import Workdir
@@ -56,7 +57,7 @@ def scaling(config: Config, path: str) -> None:
     feed = Feed(Pool((held_out,)), setup.mesh, device_gb)
     trainer = Trainer(setup, make_pool(setup.splits.train, pool), workdir, progress)
     results = Results(workdir, config["title"], QUESTION)
-    study = _Study(setup, trainer, results, feed, order[spec["held_out"] :], steps)
+    study = _Study(trainer, results, feed, order[spec["held_out"] :], steps)
     for seed in config["seeds"]:
         for method in chosen:
             for size in spec["sizes"]:
@@ -70,26 +71,21 @@ def scaling(config: Config, path: str) -> None:
     finish(setup, trainer, results, _answer(results, chosen), checks, started)
 
 
+@dataclass(frozen=True)
 class _Study:
     """What the rows share."""
 
-    def __init__(
-        self,
-        setup: Setup,
-        trainer: Trainer,
-        results: Results,
-        held_out: Feed,
-        order: np.ndarray,
-        steps: int,
-    ):
-        self.setup, self.trainer, self.results = setup, trainer, results
-        self.held_out, self.order, self.steps = held_out, order, steps
+    trainer: Trainer
+    results: Results
+    held_out: Feed
+    order: np.ndarray
+    steps: int
 
     def row(self, method: Method, size: int, seed: int) -> None:
         """One network on the first `size` images of the order."""
         trainer, steps = self.trainer, self.steps
         index = np.sort(trainer.pool.num_original + self.order[:size])
-        batch_size = self.setup.config["train"]["batch_size"]
+        batch_size = trainer.setup.config["train"]["batch_size"]
         sampler = FixedSampler(Subset.uniform(index), seed, batch_size)
 
         def fit(stage: str) -> Fitted:
@@ -130,13 +126,10 @@ def _order(config: Config, size: int) -> np.ndarray:
 
 def _answer(results: Results, chosen: list[Method]) -> str:
     """What the largest number comes to."""
-    rows = {row["name"]: row for row in results.mean_rows()}
-    lines = []
+    lines, size = [], lambda row: row["train_images"]
     for method in chosen:
-        mine = [row for row in rows.values() if row["method"] == method.name]
-        first, last = (
-            pick(mine, key=lambda r: r["train_images"]) for pick in (min, max)
-        )
+        mine = [row for row in results.mean_rows() if row["method"] == method.name]
+        first, last = min(mine, key=size), max(mine, key=size)
         lines.append(
             f"{method.name}: from {first['train_images']:,} to "
             f"{last['train_images']:,} images accuracy under PGD goes from "

@@ -63,15 +63,21 @@ class Method:
         return make_craft(self.objective, self.attack)
 
     @property
+    def update_passes(self) -> float:
+        """Cost of the update in forward passes; perturbed weights make it twice."""
+        return self.objective.passes * (2 if self.awp_gamma else 1)
+
+    @property
     def gradients(self) -> float:
-        """Cost of a step in forward passes: 3 for the update, 2 for an attack
-        gradient, less what selection saves."""
-        return in_batch.passes(self.selection.spec, self.attack_steps)
+        """Cost of a step in forward passes: the update, 2 for an attack gradient, less
+        what selection saves."""
+        spec = self.selection.spec
+        return in_batch.passes(spec, self.attack_steps, self.update_passes)
 
     @property
     def relative_cost(self) -> float:
         """The same as a share of learning from all rows."""
-        return self.gradients / (2 * self.attack_steps + 3)
+        return self.gradients / (2 * self.attack_steps + self.update_passes)
 
     @property
     def single_step(self) -> bool:
@@ -90,16 +96,6 @@ class Setup:
     threat: ThreatModel
     methods: dict[str, Method]
     evaluations: dict[str, AccuracyPass]
-
-    @property
-    def num_classes(self) -> int:
-        """How many classes the data has."""
-        return self.splits.train.num_classes
-
-    @property
-    def image_shape(self) -> tuple[int, ...]:
-        """(H, W, C)."""
-        return tuple(self.splits.train.image.shape[1:])
 
 
 def build_setup(config: Config) -> Setup:
@@ -122,7 +118,7 @@ def build_setup(config: Config) -> Setup:
     registry.lookup("train.weight_norm", metrics.MEANS, train["weight_norm"])
     # Built once to be checked; the trainer builds them for their own number of steps.
     optim.make_optimiser(config["optim"], total_steps=1)
-    build_augment(config["augment"], splits.train.num_classes, num_original=1)
+    build_augment(config["augment"], splits.num_classes, num_original=1)
     return Setup(
         config=config,
         mesh=mesh,

@@ -213,12 +213,3 @@ class Smoother:
             f"{len(set(group.tolist()))} images counted again",
             "noise depends on image and draw, the network on nothing else",
         )
-
-
-def row_checks(rows: list[Row]) -> list[Check]:
-    """The checks of all networks that were certified, each with its name."""
-    return [
-        Check(f"{row['name']}, seed {row['seed']}: {name}", *rest)
-        for row in rows
-        for name, *rest in row.get("checks", ())
-    ]

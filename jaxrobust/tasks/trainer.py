@@ -59,7 +59,7 @@ class Trainer:
         splits = self.setup.splits
         self.test_feed = Feed(Pool((splits.test,)), mesh, device_gb)
         self._init = jax.jit(
-            partial(init_variables, self.setup.model, self.setup.image_shape)
+            partial(init_variables, self.setup.model, self.setup.splits.image_shape)
         )
         held_out = len(splits.val) > 0
         watched = Feed(Pool((splits.val,)), mesh, device_gb) if held_out else self.feed
@@ -168,7 +168,7 @@ class Trainer:
         setup, model = self.setup, self.setup.model
         model = model.clone(layers=dataclasses.replace(model.layers, conv="xla"))
         shapes = jax.eval_shape(self._init, jax.random.key(0))
-        image = jax.ShapeDtypeStruct((8, *setup.image_shape), jnp.float32)
+        image = jax.ShapeDtypeStruct((8, *setup.splits.image_shape), jnp.float32)
         run = jax.jit(lambda variables, x: bind(model, variables, "running")(x))
         cost = run.lower(shapes, image).cost_analysis() or {}
         return cost.get("flops", 0.0) / 8
@@ -238,7 +238,7 @@ class Trainer:
                     select,
                     build_augment(
                         setup.config["augment"],
-                        setup.num_classes,
+                        setup.splits.num_classes,
                         self.pool.num_original,
                     ),
                     options,

@@ -36,7 +36,7 @@ def load(args):
     config = plain(evaluate.get_config())
     config |= {"checkpoint": args.run, "networks": (args.network,)}
     config["threat"] = {"norm": args.norm, "eps": args.eps}
-    source = open_source(config)
+    source = open_source(config, config["threat"])
     test = source.splits.test
     image = test.image[: args.images].astype(np.float32) / 255
     network = source.load(*source.names[0])

@@ -25,7 +25,7 @@ from configs import smoothing as recipe
 from jaxrobust import rng, sharding
 from jaxrobust.evaluators.smoothing import certify
 from jaxrobust.loader import padded_rows
-from jaxrobust.tasks.certify import _as_source
+from jaxrobust.tasks.certify import NO_SUGGESTION, _as_source
 from jaxrobust.tasks.networks import open_source
 from jaxrobust.tree import plain
 from tests.bench import hlo_flops
@@ -105,7 +105,7 @@ def main() -> None:
     args = parser.parse_args()
     config = plain(recipe.get_config())
     config |= {"checkpoint": args.run, "networks": (args.network,)}
-    source = open_source(_as_source(config))
+    source = open_source(_as_source(config), NO_SUGGESTION)
     network = source.load(*source.names[0])
     image = source.splits.test.image[: args.images].astype(np.float32) / 255
     net, classes = torch_twin(network), source.splits.test.num_classes

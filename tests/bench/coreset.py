@@ -1,14 +1,18 @@
-"""Choosing half of 5,000 points: CRAIG against apricot, GradMatch against NumPy OMP.
+"""Choosing half of 5,000 points: CRAIG against apricot and submodlib, GradMatch against
+NumPy OMP.
 
-    pip install apricot-select
-    python -m tests.bench.coreset [--depth 64] [--budget 2500] [--rounds 3] [--seed 0]
+    pip install apricot-select submodlib-py
+    python -m tests.bench.coreset [--run RUN --network NAME] [--depth 64]
+        [--budget 2500] [--rounds 3] [--seed 0]
 
-Made-up last-layer gradients of 10 classes x 500 points with K = 10. Both sides get the
-same factors in host memory and return positions and weights there, and both build what
-they need of inner products themselves. Compilation is timed apart. Each round times all
-of them in turn, in alternating order; the ratios are theirs / ours of the same round.
+Last-layer gradients of 10 classes x 500 points with K = 10: those of the attacked
+training images of a finished run of compare.py, or made-up ones. All sides get the same
+factors in host memory and return positions and weights there, and all build what they
+need of inner products themselves. Compilation is timed apart. Each round times all of
+them in turn, in alternating order; the ratios are theirs / ours of the same round.
 apricot 0.6.1 compiles its kernels anew for each class and each call, which is most of
 its time: `apricot_warm` is the same with its kernels kept, `apricot` as it comes.
+submodlib 0.0.3 is in C++; its answer leaves the weights to the caller.
 
 `numpy_omp` is the matching pursuit of the GradMatch papers: the least squares problem
 of the picks is built and solved anew in each step. `--cap` seconds end its first run
@@ -24,9 +28,18 @@ from unittest import mock
 import jax
 import numpy as np
 
+from jaxrobust import sharding
 from jaxrobust.features import Factors
+from jaxrobust.finished import open_run
+from jaxrobust.loader import Feed, make_pool
+from jaxrobust.selection import Frozen
 from jaxrobust.selection.craig import craig
 from jaxrobust.selection.gradmatch import gradmatch
+from jaxrobust.state import bind_features
+from jaxrobust.tasks.choices.gradients import GradientPass
+from jaxrobust.tasks.networks import load_network
+from jaxrobust.tasks.setup import build_setup
+from tests.bench.timing import alternated, ratios
 
 CLASSES, EACH = 10, 500
 LABEL = np.repeat(np.arange(CLASSES), EACH)
@@ -41,6 +54,24 @@ def made_up(depth: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     p = np.exp(embedding @ weight)
     delta = p / p.sum(axis=1, keepdims=True) - np.eye(CLASSES)[LABEL]
     return delta.astype(np.float32), embedding.astype(np.float32)
+
+
+def attacked(run: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The same of the 500 training images of each class of `run`, class by class, at
+    its network `name`."""
+    finished = open_run(run)
+    setup = build_setup(finished.config)
+    row = finished.find((name,), (0,))[0]
+    network = load_network(finished, row, setup.splits, setup.mesh, "")
+    features_fn = bind_features(network.model, network.variables)
+    train = setup.splits.train
+    feed = Feed(make_pool(train, None), setup.mesh, device_gb=4.0)
+    look = GradientPass(setup, finished.config["comparison"]["method"])
+    order = np.argsort(train.label, kind="stable")
+    assert (train.label[order] == LABEL).all(), "not 500 images of each of 10 classes"
+    key = sharding.replicate_key(jax.random.key(0), setup.mesh)
+    factors, _ = look(Frozen(network.logits_fn, features_fn), feed, order, key)
+    return np.asarray(factors.delta[:, 0]), np.asarray(factors.embedding[:, 0])
 
 
 def explicit(delta: np.ndarray, embedding: np.ndarray) -> np.ndarray:
@@ -64,10 +95,8 @@ def ours(method, delta, embedding, budget):
     return np.asarray(picked.index), np.asarray(picked.weight), 1.0
 
 
-def apricot(delta, embedding, budget):
-    """Lazy greedy facility location of each class on precomputed similarities."""
-    from apricot import FacilityLocationSelection
-
+def greedy(pick, delta, embedding, budget):
+    """Facility location of each class, by `pick(similarities f64[n,n], count)`."""
     index, weight = [], []
     for k in range(CLASSES):
         rows = np.flatnonzero(LABEL == k)
@@ -76,14 +105,42 @@ def apricot(delta, embedding, budget):
         norms = np.diag(gram)
         distance = np.maximum(norms[:, None] + norms - 2 * gram, 0)
         alike = (distance.max() - distance).astype(np.float64)
-        lazy = FacilityLocationSelection(
-            budget // CLASSES, metric="precomputed", optimizer="lazy"
-        )
-        picks = np.asarray(lazy.fit(alike).ranking)
+        picks = pick(alike, budget // CLASSES)
         owner = alike[:, picks].argmax(axis=1)
         index += rows[picks].tolist()
         weight += np.bincount(owner, minlength=len(picks)).tolist()
     return np.array(index), np.array(weight), 1.0
+
+
+def apricot(delta, embedding, budget):
+    """apricot's lazy greedy."""
+    from apricot import FacilityLocationSelection
+
+    def pick(alike, count):
+        lazy = FacilityLocationSelection(count, metric="precomputed", optimizer="lazy")
+        return np.asarray(lazy.fit(alike).ranking)
+
+    return greedy(pick, delta, embedding, budget)
+
+
+def submodlib(delta, embedding, budget):
+    """submodlib's lazy greedy."""
+    from submodlib.functions.facilityLocation import FacilityLocationFunction
+
+    def pick(alike, count):
+        goal = FacilityLocationFunction(
+            n=len(alike), mode="dense", sijs=alike, separate_rep=False
+        )
+        found = goal.maximize(
+            budget=count,
+            optimizer="LazyGreedy",
+            stopIfZeroGain=False,
+            stopIfNegativeGain=False,
+            show_progress=False,
+        )
+        return np.array([place for place, _ in found])
+
+    return greedy(pick, delta, embedding, budget)
 
 
 def apricot_warm():
@@ -147,18 +204,25 @@ def timed(run):
 def main() -> None:
     """Time all in turn and print ratios."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--run", default="")
+    parser.add_argument("--network", default="full / 100%")
     parser.add_argument("--depth", type=int, default=64)
     parser.add_argument("--budget", type=int, default=2500)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cap", type=float, default=60.0)
     args = parser.parse_args()
-    data = (*made_up(args.depth, args.seed), args.budget)
+    points = made_up(args.depth, args.seed)
+    if args.run:
+        points = attacked(args.run, args.network)
+    print(f"5,000 points, D = {points[1].shape[1]}, {args.budget} to choose")
+    data = (*points, args.budget)
     warm = apricot_warm()
     runs = {
         "craig": lambda: ours(craig, *data),
         "apricot_warm": lambda: warm(*data),
         "apricot": lambda: apricot(*data),
+        "submodlib": lambda: submodlib(*data),
         "gradmatch": lambda: ours(gradmatch, *data),
         "numpy_omp": lambda: numpy_omp(*data, cap=args.cap),
     }
@@ -172,19 +236,19 @@ def report(data, runs, rounds) -> None:
     """The rounds, then medians."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds):
-        for name in list(runs) if number % 2 == 0 else list(runs)[::-1]:
+        for name in alternated(runs, number):
             took, (index, weight, scale) = timed(runs[name])
             seconds[name].append(took)
             if number == 0:
                 whole = f"{error(*data[:2], index, weight):.4f}"
                 seen = whole if scale == 1 else f"only {len(index)} picks made"
                 print(f"{name}: {took:.3f} s, gradient error {seen}", flush=True)
-    pairs = ("craig", "apricot_warm"), ("craig", "apricot"), ("gradmatch", "numpy_omp")
-    for mine, theirs in pairs:
-        ratios = [b / a for a, b in zip(seconds[mine], seconds[theirs])]
+    pairs = [("craig", name) for name in ("apricot_warm", "apricot", "submodlib")]
+    for mine, theirs in (*pairs, ("gradmatch", "numpy_omp")):
+        found = ratios(seconds, theirs, to=mine)
         print(
-            f"{mine} against {theirs}: {statistics.median(ratios):.1f}x "
-            f"[{min(ratios):.1f}, {max(ratios):.1f}]"
+            f"{mine} against {theirs}: {statistics.median(found):.1f}x "
+            f"[{min(found):.1f}, {max(found):.1f}]"
         )
 
 

@@ -34,9 +34,8 @@ def forward_flops(model, image_shape: tuple[int, ...]) -> int:
     return hlo_flops.parse(text).flops()
 
 
-def compiled_step(model, image_shape: tuple[int, ...], num_steps: int, chunk: int):
+def compiled_step(model, step, tx, image_shape: tuple[int, ...], chunk: int):
     """The optimised HLO of `chunk` training steps in a scan."""
-    step, tx = step_jax.make_step(model, num_steps)
     size = image_shape[0]
 
     def state() -> PyTree:
@@ -65,7 +64,8 @@ def excess(
 ) -> tuple[float, float]:
     """(step / least, attack body / (2 forward)): 1.0 is perfect."""
     chunk = 2
-    program = compiled_step(model, image_shape, num_steps, chunk)
+    made = step_jax.make_step(model, num_steps)
+    program = compiled_step(model, *made, image_shape, chunk)
     attack = [body for body, times in program.loops() if times == num_steps]
     per_step = program.flops() / chunk
     inner = sum(program.flops(body) for body in attack)

@@ -9,21 +9,18 @@ the arithmetic limit (selection/in_batch.py).
 
 import argparse
 import statistics
-import time
 from functools import partial
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust import losses, registry, sharding
+from jaxrobust import losses, registry
 from jaxrobust.attacks.pgd import pgd_split
 from jaxrobust.objectives.pgd_at import pgd_at
 from jaxrobust.selection.in_batch import SELECTORS, passes
-from jaxrobust.state import create_state, init_variables
 from jaxrobust.threat import make_threat
-from jaxrobust.train_step import Program, make_train_step
+from jaxrobust.train_step import make_train_step
 from tests.bench import step_jax
+from tests.bench.timing import in_turn, ratios
 from tests.bench.train_step import batch as random_batch
 
 HALF = {"keep": 0.5, "order": "hard"}
@@ -63,18 +60,7 @@ def runner(model_name: str, spec: dict, image: np.ndarray, label: np.ndarray):
     attack = step_jax.make_attack()
     options = step_jax.plain_options()
     step = make_train_step(model, tx, pgd_at("adv"), attack, select, *options)
-    mesh = sharding.make_mesh(1)
-    program, key = Program(step, mesh), jax.random.key(0)
-    variables = jax.jit(partial(init_variables, model, image.shape[1:]))(key)
-    held = [jax.device_put(create_state(variables, tx, False), jax.devices()[0])]
-    rows = jnp.arange(len(image), dtype=jnp.int32)[None]
-    fixed = (key, jnp.asarray(image), jnp.asarray(label), rows, rows)
-
-    def run() -> float:
-        held[0], seen = program(held[0], *fixed, jnp.ones(rows.shape))
-        return float(seen["loss"][-1])
-
-    return run
+    return step_jax.runner(model, step, tx, image, label, chunk=1)
 
 
 def main() -> None:
@@ -86,22 +72,14 @@ def main() -> None:
     args = parser.parse_args()
     data = random_batch(args.batch)
     runs = {name: runner(args.model, spec, *data) for name, spec in SPECS.items()}
-    for run in runs.values():
-        run()
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(args.rounds):
-        order = list(runs) if number % 2 == 0 else list(runs)[::-1]
-        for name in order:
-            start = time.perf_counter()
-            runs[name]()
-            seconds[name].append(time.perf_counter() - start)
-    whole = passes(SPECS["all"], step_jax.NUM_STEPS)
+    seconds = in_turn(runs, args.rounds)
+    whole = passes(SPECS["all"], step_jax.NUM_STEPS, 3.0)
     for name, spec in SPECS.items():
-        ratios = [a / b for a, b in zip(seconds[name], seconds["all"])]
-        limit = passes(spec, step_jax.NUM_STEPS) / whole
+        found = ratios(seconds, name, to="all")
+        limit = passes(spec, step_jax.NUM_STEPS, 3.0) / whole
         print(
-            f"{name:18s} {statistics.median(ratios):.3f} of all  "
-            f"[{min(ratios):.3f}, {max(ratios):.3f}]  arithmetic {limit:.3f}",
+            f"{name:18s} {statistics.median(found):.3f} of all  "
+            f"[{min(found):.3f}, {max(found):.3f}]  arithmetic {limit:.3f}",
             flush=True,
         )
 

@@ -1,7 +1,9 @@
-"""The same PGD-10 training step in PyTorch, written to be as fast as eager PyTorch is.
+"""The same training steps in PyTorch, in four forms.
 
-channels_last, `autograd.grad` with respect to the images alone (no wasted parameter
-gradients), fused-free plain SGD. `torch.compile` is no faster here (README.md).
+`channels_last`, `eager` (contiguous) and `compiled` (channels_last, `torch.compile`)
+take the gradient by the images alone; `usual` is `eager` with the attack written as the
+papers' released code has it: `loss.backward()`, which makes the gradients of all
+weights too. Plain SGD in all.
 """
 
 from collections.abc import Callable
@@ -91,37 +93,102 @@ NETS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+FORMS = ("eager", "channels_last", "compiled", "usual")
+
+
 def make_runner(
-    name: str, image: np.ndarray, label: np.ndarray, chunk: int, threads: int
+    name: str,
+    image: np.ndarray,
+    label: np.ndarray,
+    chunk: int,
+    threads: int,
+    form: str = "channels_last",
+    method: str = "pgd_at",
 ) -> Callable[[], float]:
     """A function that trains `chunk` steps on one batch u8[B,H,W,C]."""
     torch.set_num_threads(threads)
-    net = NETS[name]().to(memory_format=torch.channels_last).train()
+    last = form in ("channels_last", "compiled")
+    layout = torch.channels_last if last else torch.contiguous_format
+    net = NETS[name]().to(memory_format=layout).train()
     optimiser = torch.optim.SGD(
         net.parameters(), LEARNING_RATE, MOMENTUM, 0.0, WEIGHT_DECAY, nesterov=True
     )
+    run_net = torch.compile(net) if form == "compiled" else net
     pixels = torch.from_numpy(image).permute(0, 3, 1, 2)
     target = torch.from_numpy(label).long()
-
-    def attack(x):
-        adv = (x + torch.empty_like(x).uniform_(-EPS, EPS)).clamp_(0, 1)
-        for _ in range(NUM_STEPS):
-            adv.requires_grad_(True)
-            loss = F.cross_entropy(net(adv), target, reduction="sum")
-            (slope,) = torch.autograd.grad(loss, adv)
-            with torch.no_grad():
-                adv = adv + STEP_SIZE * slope.sign()
-                adv = torch.clamp(x + (adv - x).clamp_(-EPS, EPS), 0, 1)
-        return adv
+    attack, objective = METHODS[method]
 
     def run() -> float:
         for _ in range(chunk):
-            x = pixels.float().div(255).contiguous(memory_format=torch.channels_last)
-            adv = attack(x)
+            x = pixels.float().div(255).contiguous(memory_format=layout)
+            adv = attack(run_net, x, target, wasteful=form == "usual")
             optimiser.zero_grad(set_to_none=True)
-            loss = F.cross_entropy(net(adv), target)
+            loss = objective(run_net, x, adv, target)
             loss.backward()
             optimiser.step()
         return loss.item()
 
     return run
+
+
+def _slope(loss, adv, wasteful: bool):
+    if wasteful:
+        loss.backward()
+        return adv.grad
+    return torch.autograd.grad(loss, adv)[0]
+
+
+def _climb(x, start, num_steps: int, loss_of, wasteful: bool):
+    """PGD from `start`, up `loss_of`."""
+    adv = start
+    for _ in range(num_steps):
+        adv = adv.detach().requires_grad_(True)
+        slope = _slope(loss_of(adv), adv, wasteful)
+        with torch.no_grad():
+            adv = adv + STEP_SIZE * slope.sign()
+            adv = torch.clamp(x + (adv - x).clamp_(-EPS, EPS), 0, 1)
+    return adv
+
+
+def _pgd(net, x, target, wasteful: bool):
+    start = (x + torch.empty_like(x).uniform_(-EPS, EPS)).clamp_(0, 1)
+    loss_of = lambda adv: F.cross_entropy(net(adv), target, reduction="sum")
+    return _climb(x, start, NUM_STEPS, loss_of, wasteful)
+
+
+def _trades(net, x, target, wasteful: bool):
+    with torch.no_grad():
+        clean = F.softmax(net(x), dim=1)
+    start = (x + 0.001 * torch.randn_like(x)).clamp_(0, 1)
+
+    def loss_of(adv):
+        return F.kl_div(F.log_softmax(net(adv), dim=1), clean, reduction="sum")
+
+    return _climb(x, start, NUM_STEPS, loss_of, wasteful)
+
+
+def _nfgsm(net, x, target, wasteful: bool):
+    noisy = (x + torch.empty_like(x).uniform_(-2 * EPS, 2 * EPS)).clamp_(0, 1)
+    noisy.requires_grad_(True)
+    loss = F.cross_entropy(net(noisy), target, reduction="sum")
+    slope = _slope(loss, noisy, wasteful)
+    return (noisy.detach() + EPS * slope.sign()).clamp_(0, 1)
+
+
+def _on_attacked(net, x, adv, target):
+    return F.cross_entropy(net(adv), target)
+
+
+def _both(net, x, adv, target):
+    clean, moved = net(x), net(adv)
+    kl = F.kl_div(
+        F.log_softmax(moved, dim=1), F.softmax(clean, dim=1), reduction="batchmean"
+    )
+    return F.cross_entropy(clean, target) + 6.0 * kl
+
+
+METHODS = {
+    "pgd_at": (_pgd, _on_attacked),
+    "trades": (_trades, _both),
+    "nfgsm": (_nfgsm, _on_attacked),
+}

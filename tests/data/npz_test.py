@@ -3,7 +3,8 @@ import logging
 import numpy as np
 import pytest
 
-from jaxrobust.data import load_split
+from jaxrobust.data import load_split, load_unlabelled
+from jaxrobust.data.image_set import UNLABELLED
 from jaxrobust.data.npz import npz
 from jaxrobust.data.shards import Shards
 
@@ -138,3 +139,25 @@ def test_shards_that_disagree_are_refused(tmp_path):
         np.savez(tmp_path / f"{k}.npz", image=image, label=label)
     with assert_refused("1.npz", "agree"):
         npz("train", str(tmp_path))
+
+
+def test_a_pool_without_labels_keeps_a_random_choice_and_has_no_classes(tmp_path):
+    image, _ = random_arrays(count=90, classes=3, seed=5)
+    np.savez(tmp_path / "pool.npz", image=image)
+    spec = {**POOL, "path": str(tmp_path / "pool.npz"), "seed": 0, "limit": 0}
+    spec["class_names"] = ("a", "b", "c")
+    load = lambda name="npz", **given: load_unlabelled(name, **{**spec, **given})
+    assert np.array_equal(load().image, image)
+    kept = load(limit=30)
+    assert len(kept) == 30 and (kept.label == UNLABELLED).all()
+    rows = {pixels.tobytes() for pixels in image}
+    chosen = {pixels.tobytes() for pixels in kept.image}
+    first = {pixels.tobytes() for pixels in image[:30]}
+    assert len(chosen) == 30 and chosen < rows and chosen != first
+    for words, given in (
+        ("no classes to choose", {"classes": ("a",)}),
+        ("negative", {"limit": -1}),
+        ("npz", {"name": "folder"}),
+    ):
+        with assert_refused(words):
+            load(**given)

@@ -72,7 +72,7 @@ def test_ten_million_images_are_mixed_in_flat_memory(tmp_path):
     )
     both = make_pool(real, pool)
     sampler = MixedSampler(
-        Subset.uniform(np.arange(64)), range(64, len(both)), 24, None, 0, 32
+        Subset.uniform(np.arange(64)), np.arange(64, len(both)), 24, None, 0, 32
     )
     index, _ = sampler.batches(None, 0, 20)
     image, labels, rows = Feed(both, make_mesh(1), device_gb=1.0)(index)

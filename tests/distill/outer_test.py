@@ -21,11 +21,11 @@ from jaxrobust.objectives.standard import standard
 from jaxrobust.selection.in_batch import all_rows
 from jaxrobust.state import create_state
 from jaxrobust.train_step import StepOptions, make_train_step
-from tests.helpers import CLASSES, SHAPE, TinyNet, random_images, variables_of
+from tests.distill.toy import IPC, by_class
+from tests.helpers import CLASSES, SHAPE, TinyNet, variables_of
 
 KEY = jax.random.key(9)
-IPC = 2
-IMAGE = jnp.asarray(random_images(CLASSES * IPC).reshape(CLASSES, IPC, *SHAPE))
+IMAGE = by_class(IPC, seed=0)
 REAL = IMAGE[:, :1]
 TX = optax.identity()
 

@@ -13,6 +13,7 @@ from jax import lax
 from jaxrobust import losses
 from jaxrobust.data.digits import digits
 from jaxrobust.distill import crops, recover
+from jaxrobust.distill.images import noise_images
 from jaxrobust.errors import UserError
 from jaxrobust.models import MODELS
 from jaxrobust.state import bind
@@ -87,7 +88,7 @@ def advance():
 
 def run(key=KEY, counts=(60,)):
     """(state, facts by step) of one chunk, made in pieces of `counts` steps."""
-    state = recover.start(key, (len(LABEL), *SHAPE), jnp.array(MEAN), jnp.array(STD))
+    state = recover.start(noise_images(key, (len(LABEL), *SHAPE), MEAN, STD))
     teacher, facts = recover.bind_teacher(NET, trained()), []
     for count in counts:
         state, history = advance()(teacher, state, key, LABEL, count)
@@ -222,7 +223,7 @@ def test_a_chunk_is_a_function_of_its_key_however_it_is_cut():
 
 def test_a_larger_weight_closes_the_gaps_further():
     teacher = recover.bind_teacher(NET, trained())
-    state = recover.start(KEY, (20, *SHAPE), jnp.array(MEAN), jnp.array(STD))
+    state = recover.start(noise_images(KEY, (20, *SHAPE), MEAN, STD))
     _, free = make(r_bn=0.0)(teacher, state, KEY, LABEL, 60)
     assert run()[1]["bn_gap"][-5:].mean() < 0.5 * free["bn_gap"][-5:].mean()
 
@@ -277,9 +278,9 @@ def test_teachers_of_one_architecture_share_a_program():
 
 def test_noise_starts_at_the_given_mean_and_spread():
     mean, std = np.array([0.4, 0.5, 0.6]), np.array([0.02, 0.05, 0.08])
-    state = recover.start(KEY, (40, 16, 16, 3), jnp.asarray(mean), jnp.asarray(std))
-    found = np.asarray(state.image).reshape(-1, 3)
+    noise = noise_images(KEY, (40, 16, 16, 3), mean, std)
+    found = np.asarray(noise).reshape(-1, 3)
     np.testing.assert_allclose(found.mean(0), mean, atol=0.005)
     np.testing.assert_allclose(found.std(0), std, rtol=0.03)
-    wild = recover.start(KEY, (4, 8, 8, 1), jnp.array([0.5]), jnp.array([1.0]))
-    assert wild.image.min() == 0 and wild.image.max() == 1
+    wild = noise_images(KEY, (4, 8, 8, 1), (0.5,), (1.0,))
+    assert wild.min() == 0 and wild.max() == 1

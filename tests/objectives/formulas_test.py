@@ -9,6 +9,7 @@ from scipy.special import log_softmax, softmax
 from jaxrobust import losses
 from jaxrobust.objectives.mart import mart
 from jaxrobust.objectives.pgd_at import pgd_at
+from jaxrobust.objectives.stability import stability
 from jaxrobust.objectives.standard import standard
 from jaxrobust.objectives.trades import trades
 from jaxrobust.state import forward_fn
@@ -107,13 +108,16 @@ def test_standard_training_attacks_nothing():
     assert standard().inner is None
 
 
-def test_gradients_of_trades_flow_through_both_sides_of_the_divergence():
+@pytest.mark.parametrize("name", ("trades", "stability"))
+def test_gradients_flow_through_both_sides_of_the_divergence(name):
+    objective = {"trades": trades(6.0, "adv"), "stability": stability(6.0, "both")}
+
     def loss(weight, adv_weight):
         def two_sided(image, stats):
             used = weight if image is BATCH.image else adv_weight
             return linear_logits(used)(image), stats
 
-        return trades(6.0, "adv").outer(two_sided, BATCH, ADV).loss.sum()
+        return objective[name].outer(two_sided, BATCH, ADV).loss.sum()
 
     for slope in jax.grad(loss, (0, 1))(jnp.asarray(WEIGHT), jnp.asarray(WEIGHT)):
         assert float(jnp.abs(slope).max()) > 1e-3

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from jaxrobust.report.page import Pictures, Table, pictures_of
+from jaxrobust.report.radius_curve import mean_curve
 from jaxrobust.report.run import Run
-from jaxrobust.report.sections.certified import certified_curves, mean_curve
+from jaxrobust.report.sections.certified import certified_curves
 
 from .conftest import built, captions
 
@@ -46,8 +47,8 @@ def test_a_curve_is_the_mean_over_seeds_at_shared_radii():
     rows = [row("a", 0, 0.8), row("a", 1, 0.4)]
     rows[1]["certified_at"] = rows[1]["certified_at"][:2]
     expected = {0.0: 0.6, 0.25: 0.45}
-    assert mean_curve(rows, "certified_at") == pytest.approx(expected)
-    assert mean_curve([{}], "certified_at") == {}
+    assert mean_curve(rows, "certified_at", "") == pytest.approx(expected)
+    assert mean_curve([{}], "certified_at", "") == {}
 
 
 def test_the_table_has_a_line_a_network_and_a_column_a_radius():

@@ -8,12 +8,13 @@ import pytest
 
 from jaxrobust.report import numbers, write_report
 from jaxrobust.report.page import Fold, Table, pictures_of
+from jaxrobust.report.radius_curve import mean_curve
 from jaxrobust.report.run import Run, read_run
 from jaxrobust.report.sections.accuracy import accuracy_dots
 from jaxrobust.report.sections.examples import amplify, fooled_examples, pick
 from jaxrobust.report.sections.per_class import class_accuracies, lines_of
 from jaxrobust.report.sections.results import results
-from jaxrobust.report.sections.robustness import curve_of, farthest, radius_curves
+from jaxrobust.report.sections.robustness import farthest, radius_curves
 from jaxrobust.report.sections.worst_case import worst_case
 
 from .conftest import built, captions, edit
@@ -148,8 +149,8 @@ def test_curve_is_the_mean_over_seeds_and_starts_clean():
         {"clean_acc": 0.8, "eps_curve": [[0.1, 0.4], [0.2, 0.2]]},
     ]
     expected = {0.0: 0.9, 0.1: 0.5, 0.2: 0.3}
-    assert curve_of(rows) == pytest.approx(expected)
-    assert curve_of([{"clean_acc": 1.0}]) == {}
+    assert mean_curve(rows, "eps_curve", "clean_acc") == pytest.approx(expected)
+    assert mean_curve([{"clean_acc": 1.0}], "eps_curve", "clean_acc") == {}
 
 
 def test_unbounded_radius_is_words_and_not_a_squeezed_axis(run):

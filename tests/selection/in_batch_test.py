@@ -194,7 +194,20 @@ def test_during_costs_no_forward_of_its_own():
     ),
 )
 def test_the_arithmetic_of_pgd_10(spec, expected):
-    assert passes(spec, attack_steps=10) == expected
+    assert passes(spec, attack_steps=10, update=3.0) == expected
+
+
+@pytest.mark.parametrize(
+    "spec,expected",
+    (
+        ({"name": "all"}, 26),
+        ({"name": "before_attack", "keep": 0.5}, 14),
+        ({"name": "during_attack", "keep": 0.5, "first_steps": 3}, 16),
+        ({"name": "after_attack", "keep": 0.5}, 24),
+    ),
+)
+def test_an_update_on_two_passes_costs_twice_as_much(spec, expected):
+    assert passes(spec, attack_steps=10, update=6.0) == expected
 
 
 def test_the_share_follows_equation_9_on_a_recorded_trace():

@@ -1,24 +1,12 @@
 """A user's mistake gets one line, exit status 2, and leaves nothing behind."""
 
-import shutil
-
 import numpy as np
 import pytest
 
-from jaxrobust.main import main
+from tests import runs
+from tests.runs import assert_mistake, assert_one_line_mistake
 
 SMOKE = "--config=configs/hybrid.py:smoke"
-
-
-def refuse(capsys, workdir, *arguments: str) -> str:
-    """The one line that the program says about `arguments`."""
-    status = main(["jaxrobust", f"--workdir={workdir}", *arguments])
-    errors = capsys.readouterr().err
-    lines = [line for line in errors.splitlines() if line.startswith("jaxrobust: ")]
-    assert status == 2, errors
-    assert len(lines) == 1 and "Traceback" not in errors, errors
-    assert not workdir.exists(), "something was written"
-    return lines[0]
 
 
 @pytest.mark.parametrize(
@@ -73,10 +61,8 @@ def refuse(capsys, workdir, *arguments: str) -> str:
     ],
     ids=lambda value: " ".join(value)[-40:] if isinstance(value, tuple) else "",
 )
-def test_a_mistake_gets_one_line(capsys, tmp_path, arguments, hints):
-    said = refuse(capsys, tmp_path / "run", *arguments)
-    for hint in hints:
-        assert hint in said
+def test_a_mistake_gets_one_line(tmp_path, arguments, hints):
+    assert_one_line_mistake(tmp_path / "run", arguments, *hints)
 
 
 @pytest.mark.parametrize(
@@ -95,11 +81,9 @@ def test_a_mistake_gets_one_line(capsys, tmp_path, arguments, hints):
         ("autoattack=standart", ["standart", "standard"]),
     ),
 )
-def test_a_mistake_in_a_comparison_gets_one_line(capsys, tmp_path, change, hints):
-    recipe = "--config=configs/compare.py:smoke"
-    said = refuse(capsys, tmp_path / "run", recipe, f"--config.comparison.{change}")
-    for hint in hints:
-        assert hint in said
+def test_a_mistake_in_a_comparison_gets_one_line(tmp_path, change, hints):
+    arguments = ("--config=configs/compare.py:smoke", f"--config.comparison.{change}")
+    assert_one_line_mistake(tmp_path / "run", arguments, *hints)
 
 
 def images(count: int = 40) -> np.ndarray:
@@ -122,81 +106,63 @@ BAD_FILES = {
 }
 
 
+def of_file(kind, path):
+    """The options that name a file as the data or as the pool."""
+    return (SMOKE, f"--config.{kind}.name=npz", f"--config.{kind}.path={path}")
+
+
 @pytest.mark.parametrize("kind", BAD_FILES)
-def test_bad_files_get_one_line(capsys, tmp_path, kind):
+def test_bad_files_get_one_line(tmp_path, kind):
     arrays, hints = BAD_FILES[kind]
     for split in ("train", "test"):
         np.savez(tmp_path / f"{split}.npz", **arrays)
-    said = refuse(
-        capsys,
-        tmp_path / "run",
-        SMOKE,
-        "--config.data.name=npz",
-        f"--config.data.path={tmp_path}",
-    )
-    for hint in hints:
-        assert hint in said
+    assert_one_line_mistake(tmp_path / "run", of_file("data", tmp_path), *hints)
 
 
-def test_missing_data_says_where_it_looked(capsys, tmp_path):
-    said = refuse(
-        capsys,
-        tmp_path / "run",
-        SMOKE,
-        "--config.data.name=npz",
-        f"--config.data.path={tmp_path / 'nowhere'}",
-    )
-    assert "nowhere" in said
+def test_missing_data_says_where_it_looked(tmp_path):
+    arguments = of_file("data", tmp_path / "nowhere")
+    assert_one_line_mistake(tmp_path / "run", arguments, "nowhere")
 
 
-def test_a_pool_of_another_shape_is_refused(capsys, tmp_path):
-    np.savez(tmp_path / "pool.npz", image=images().repeat(2, axis=1), label=LABELS)
-    said = refuse(
-        capsys,
-        tmp_path / "run",
-        SMOKE,
-        "--config.generated.name=npz",
-        f"--config.generated.path={tmp_path / 'pool.npz'}",
-    )
-    assert "same shape" in said
+def test_a_pool_of_another_shape_is_refused(tmp_path):
+    pool = tmp_path / "pool.npz"
+    np.savez(pool, image=images().repeat(2, axis=1), label=LABELS)
+    assert_one_line_mistake(tmp_path / "run", of_file("generated", pool), "same shape")
 
 
-def test_a_folder_that_is_no_run_is_refused(capsys, tmp_path):
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
-    status = main(["jaxrobust", f"--workdir={tmp_path}", SMOKE])
-    assert status == 2 and "not a run directory" in capsys.readouterr().err
+    ended = runs.call(SMOKE, f"--workdir={tmp_path}")
+    assert_mistake(ended, "not a run directory")
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_diverging_run_stops_and_names_the_step(capsys, tmp_path):
-    arguments = (
+def test_a_diverging_run_stops_and_names_the_step(tmp_path):
+    ended = runs.call(
         "--config=configs/adversarial.py:smoke",
         "--config.optim.learning_rate=1e30",
         "--config.compare=('standard',)",
+        f"--workdir={tmp_path / 'run'}",
     )
-    status = main(["jaxrobust", f"--workdir={tmp_path / 'run'}", *arguments])
-    said = capsys.readouterr().err
-    assert status == 2 and "not finite at step" in said and "learning_rate" in said
+    assert_mistake(ended, "not finite at step", "learning_rate")
 
 
-def test_damaged_checkpoints_are_passed_over_then_refused(capsys, smoke, tmp_path):
-    workdir = tmp_path / "run"
-    shutil.copytree(smoke, workdir)
+def damage(folder):
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+
+
+def test_damaged_checkpoints_are_passed_over_then_refused(smoke, tmp_path):
+    workdir = runs.copied(smoke, tmp_path)
     stage = workdir / "checkpoints" / "seed0" / "standard-original"
     results = workdir / "results.json"
     results.unlink()
-    newest = max(stage.iterdir(), key=lambda p: int(p.name))
-    for path in newest.rglob("*"):
-        if path.is_file():
-            path.write_bytes(b"")
-    arguments = [f"--workdir={workdir}", "--config=configs/hybrid.py:smoke"]
-    assert main(["jaxrobust", *arguments]) == 0
+    damage(max(stage.iterdir(), key=lambda p: int(p.name)))
+    runs.run(workdir, SMOKE)
     assert results.read_text()
-    for path in stage.rglob("*"):
-        if path.is_file():
-            path.write_bytes(b"")
+    assert "resuming" in (workdir / "log.txt").read_text()
+    damage(stage)
     results.unlink()
-    capsys.readouterr()
-    assert main(["jaxrobust", *arguments]) == 2
-    said = capsys.readouterr().err
-    assert "no checkpoint in" in said and "standard-original" in said
+    ended = runs.call(SMOKE, f"--workdir={workdir}")
+    assert_mistake(ended, "no checkpoint in", "standard-original")

@@ -1,10 +1,7 @@
 """Certification as a user runs it: its table, its files, and what a kill leaves."""
 
 import csv
-import json
-import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -15,26 +12,27 @@ from scipy.stats import norm
 from jaxrobust.errors import UserError
 from jaxrobust.evaluators import certificate
 from jaxrobust.evaluators.certificate import Certificates
-from jaxrobust.main import main
 from jaxrobust.tasks.certificates import COLUMNS, CertificateFile
-from tests.tasks.conftest import ROOT, command, environment
+from tests import runs
+from tests.runs import assert_not_redone, assert_one_line_mistake, run
 
-RECIPE = "--config=configs/smoothing.py:smoke"
+RECIPE = "smoothing"
 NETWORK = "pgd_at / hybrid"
 TSV = Path("certificates/seed0/pgd_at-hybrid.tsv")
 COHEN = ["idx", "label", "predict", "radius", "correct", "time"]
 
 
-def options(smoke, workdir, *more):
-    existing = (f"--config.checkpoint={smoke}", f"--config.networks=('{NETWORK}',)")
-    return (RECIPE, *existing, f"--workdir={workdir}", *more)
+def existing(smoke):
+    return (f"--config.checkpoint={smoke}", f"--config.networks=('{NETWORK}',)")
+
+
+def options(smoke, *more):
+    return (f"--config=configs/{RECIPE}.py:smoke", *existing(smoke), *more)
 
 
 @pytest.fixture(scope="module")
-def certified(smoke, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("certified") / "run"
-    assert main(["jaxrobust", *options(smoke, workdir)]) == 0
-    return workdir
+def certified(finished, smoke):
+    return finished(RECIPE, *existing(smoke))
 
 
 def read(path):
@@ -63,7 +61,7 @@ def test_the_file_has_cohens_columns_and_the_counts_behind_them(certified):
 
 
 def test_the_row_follows_from_the_file(certified):
-    (row,) = json.loads((certified / "results.json").read_text())["runs"]
+    (row,) = runs.results(certified)["runs"]
     rows = read(certified / TSV)
     radius = np.array([float(r["radius"]) for r in rows])
     right = np.array([int(r["correct"]) for r in rows], bool)
@@ -78,7 +76,7 @@ def test_the_row_follows_from_the_file(certified):
 
 
 def test_the_card_and_the_report_speak_of_certificates(certified):
-    checks = json.loads((certified / "card.json").read_text())["checks"]
+    checks = runs.card(certified)["checks"]
     held = {check["name"].split(": ")[1]: check["ok"] for check in checks}
     assert held["certificates repeat bit for bit"]
     assert held["no radius beyond what n draws can prove"]
@@ -86,29 +84,22 @@ def test_the_card_and_the_report_speak_of_certificates(certified):
     assert "Certified accuracy" in (certified / "report.html").read_text()
 
 
-def test_a_repeated_command_certifies_nothing_again(certified, smoke):
-    before = (certified / TSV).read_bytes()
-    results = (certified / "results.json").read_bytes()
-    assert main(["jaxrobust", *options(smoke, certified)]) == 0
-    assert (certified / TSV).read_bytes() == before
-    assert (certified / "results.json").read_bytes() == results
+def test_a_repeated_command_certifies_nothing_again(certified, smoke, tmp_path):
+    workdir = assert_not_redone(certified, tmp_path, *options(smoke))
+    assert (workdir / TSV).read_bytes() == (certified / TSV).read_bytes()
 
 
 @pytest.mark.parametrize("kept", (0, 1, 3, 7))
 def test_lost_and_torn_lines_come_back_bit_for_bit(kept, certified, smoke, tmp_path):
-    workdir = tmp_path / "run"
-    shutil.copytree(certified, workdir)
+    workdir = runs.copied(certified, tmp_path)
     (workdir / "results.json").unlink()
     lines = (workdir / TSV).read_text().splitlines(keepends=True)
     torn = "".join(lines[: kept + 1]) + lines[kept + 1][:9]
     (workdir / TSV).write_text(torn)
-    assert main(["jaxrobust", *options(smoke, workdir)]) == 0
+    run(workdir, *options(smoke))
     assert timeless(workdir / TSV) == timeless(certified / TSV)
     assert read(workdir / TSV)[:kept] == read(certified / TSV)[:kept]
-    whole, again = (
-        json.loads((path / "results.json").read_text())["runs"][0]
-        for path in (certified, workdir)
-    )
+    whole, again = (runs.results(path)["runs"][0] for path in (certified, workdir))
     for row in (whole, again):
         del row["certify_seconds"]
     assert again == whole
@@ -117,21 +108,15 @@ def test_lost_and_torn_lines_come_back_bit_for_bit(kept, certified, smoke, tmp_p
 def test_kill_nine_changes_no_certificate(smoke, tmp_path):
     more = ("--config.certify.every=1", "--config.certify.n=4000")
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert main(["jaxrobust", *options(smoke, whole, *more)]) == 0
-    process = subprocess.Popen(
-        command(*options(smoke, cut, *more)),
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    run(whole, *options(smoke, *more))
+    process = runs.start(*options(smoke, *more), f"--workdir={cut}")
     started = lambda: (cut / TSV).exists() and len(read(cut / TSV)) > 0
     while process.poll() is None and not started():
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    assert runs.wait(process).status == -signal.SIGKILL
     assert 0 < len(read(cut / TSV)) < 50
-    assert main(["jaxrobust", *options(smoke, cut, *more)]) == 0
+    run(cut, *options(smoke, *more))
     assert timeless(cut / TSV) == timeless(whole / TSV)
 
 
@@ -147,14 +132,8 @@ def test_kill_nine_changes_no_certificate(smoke, tmp_path):
         ("--config.checkpoint=nowhere", "no config.json in nowhere"),
     ),
 )
-def test_a_mistake_is_one_line_and_writes_nothing(
-    option, message, smoke, tmp_path, capsys
-):
-    workdir = tmp_path / "run"
-    assert main(["jaxrobust", *options(smoke, workdir), option]) == 2
-    said = capsys.readouterr().err
-    assert message in said and said.count("\n") == 1
-    assert not workdir.exists()
+def test_a_mistake_is_one_line_and_writes_nothing(option, message, smoke, tmp_path):
+    assert_one_line_mistake(tmp_path / "run", options(smoke, option), message)
 
 
 def some(count):

@@ -1,37 +1,27 @@
 """A comparison with coresets: weighted subsets that are chosen again on the way."""
 
-import json
-import shutil
-
 import numpy as np
 import pytest
 
-from jaxrobust.main import main
 from jaxrobust.selection import load_manifest
-from tests.tasks.conftest import run_cli
+from tests import runs
 
-RECIPE = "--config=configs/coreset.py:smoke"
 CORESETS = ("craig", "glister", "gradmatch_batch")
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A finished run of configs/coreset.py:smoke."""
-    workdir = tmp_path_factory.mktemp("coreset") / "run"
-    done = run_cli(RECIPE, f"--workdir={workdir}")
-    assert done.returncode == 0, done.stderr
-    return workdir
+def chosen(finished):
+    return finished("coreset")
 
 
 @pytest.fixture(scope="module")
-def rows(finished):
-    table = json.loads((finished / "results.json").read_text())["rows"]
-    return {row["name"]: row for row in table}
+def rows(chosen):
+    return runs.rows(chosen)
 
 
 @pytest.mark.parametrize("choice", CORESETS)
-def test_coresets_are_chosen_again_and_again(finished, rows, choice):
-    files = sorted((finished / "selections").glob(f"seed0-{choice}-50-of12-step*.npz"))
+def test_coresets_are_chosen_again_and_again(chosen, rows, choice):
+    files = sorted((chosen / "selections").glob(f"seed0-{choice}-50-of12-step*.npz"))
     assert [path.stem[-2:] for path in files] == ["06", "08", "10"]
     found = [load_manifest(path) for path in files]
     subsets = [set(m.subset.index.tolist()) for m in found]
@@ -44,9 +34,9 @@ def test_coresets_are_chosen_again_and_again(finished, rows, choice):
 
 
 @pytest.mark.parametrize("choice", CORESETS)
-def test_weights_have_mean_one(finished, choice):
+def test_weights_have_mean_one(chosen, choice):
     name = f"seed0-{choice}-50-of12-step000008"
-    weight = load_manifest(finished / "selections" / name).subset.weight
+    weight = load_manifest(chosen / "selections" / name).subset.weight
     assert np.mean(weight) == pytest.approx(1.0, abs=1e-5)
     assert (np.std(weight) > 0.01) == (choice != "glister")
 
@@ -66,15 +56,15 @@ def test_gradient_matching_matches_better_than_chance(rows):
 
 
 def test_a_row_is_the_same_whichever_process_trained_its_network(
-    finished, rows, tmp_path
+    chosen, rows, tmp_path
 ):
-    workdir = tmp_path / "run"
-    shutil.copytree(finished, workdir)
+    workdir = runs.copied(chosen, tmp_path)
     (workdir / "results.json").unlink()
-    assert main(["jaxrobust", RECIPE, f"--workdir={workdir}"]) == 0
-    again = json.loads((workdir / "results.json").read_text())["rows"]
-    for row in again:
-        before = rows[row["name"]]
+    runs.run(workdir, "--config=configs/coreset.py:smoke")
+    again = runs.rows(workdir)
+    assert again.keys() == rows.keys()
+    for name, row in again.items():
+        before = rows[name]
         for key in ("score_seconds", "select_seconds", "flops", "pgd_acc"):
             assert row[key] == before[key]
         assert row.get("gradient_error") == before.get("gradient_error")

@@ -2,13 +2,11 @@
 
 import json
 import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
-from tests.tasks.conftest import ROOT, command, environment, run_cli
+from tests import runs
 
 CONFIG = (
     "--config=configs/adversarial.py:smoke",
@@ -19,51 +17,39 @@ CONFIG = (
     "--config.train.chunk_steps=2",
 )
 
+DEVICES = "--xla_force_host_platform_device_count={}"
+
 
 def history(workdir) -> list[dict]:
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     return [line for line in map(json.loads, lines) if "loss" in line]
 
 
-def results(workdir) -> dict:
-    return json.loads((workdir / "results.json").read_text())["rows"][0]
-
-
 @pytest.fixture(scope="module")
-def one_device(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("one") / "run"
-    done = run_cli(*CONFIG, f"--workdir={workdir}")
-    assert done.returncode == 0, done.stderr
-    return workdir
+def one_device(finished):
+    return finished("adversarial", *CONFIG[1:])
 
 
 def assert_same_run(found, expected):
     """Equal but for the drift that sign() makes of rounding at zero gradients."""
     for ours, theirs in zip(history(found), history(expected), strict=True):
         np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=2e-3)
+    ours, theirs = (runs.results(path)["rows"][0] for path in (found, expected))
     for key in ("clean_acc", "pgd_acc"):
-        assert abs(results(found)[key] - results(expected)[key]) <= 0.04
+        assert abs(ours[key] - theirs[key]) <= 0.04
 
 
 def test_eight_devices_give_the_result_of_one(one_device, tmp_path):
     workdir = tmp_path / "run"
-    eight = "--xla_force_host_platform_device_count=8"
-    done = run_cli(*CONFIG, f"--workdir={workdir}", XLA_FLAGS=eight)
-    assert done.returncode == 0, done.stderr
-    card = json.loads((workdir / "card.json").read_text())
-    assert card["device"].startswith("8 x")
+    runs.run_process(workdir, *CONFIG, XLA_FLAGS=DEVICES.format(8))
+    assert runs.card(workdir)["device"].startswith("8 x")
     assert_same_run(workdir, one_device)
 
 
 def test_a_batch_that_does_not_divide_is_refused(tmp_path):
-    eight = "--xla_force_host_platform_device_count=8"
-    done = run_cli(
-        *CONFIG,
-        f"--workdir={tmp_path / 'run'}",
-        "--config.train.batch_size=12",
-        XLA_FLAGS=eight,
-    )
-    assert done.returncode == 2 and "divide over 8 devices" in done.stderr
+    given = (*CONFIG, f"--workdir={tmp_path / 'run'}", "--config.train.batch_size=12")
+    ended = runs.wait(runs.start(*given, XLA_FLAGS=DEVICES.format(8)))
+    runs.assert_mistake(ended, "divide over 8 devices")
 
 
 def test_two_processes_form_one_group(one_device, tmp_path):
@@ -72,47 +58,35 @@ def test_two_processes_form_one_group(one_device, tmp_path):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     group = [
-        subprocess.Popen(
-            [
-                *command(*CONFIG, f"--workdir={workdir}"),
-                f"--coordinator=127.0.0.1:{port}",
-                "--num_processes=2",
-                f"--process_id={number}",
-            ],
-            cwd=ROOT,
-            env=environment(XLA_FLAGS="--xla_force_host_platform_device_count=2"),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+        runs.start(
+            *CONFIG,
+            f"--workdir={workdir}",
+            f"--coordinator=127.0.0.1:{port}",
+            "--num_processes=2",
+            f"--process_id={number}",
+            XLA_FLAGS=DEVICES.format(2),
         )
         for number in range(2)
     ]
     try:
-        said = [process.communicate(timeout=240) for process in group]
+        lead, other = (runs.wait(process, timeout=240) for process in group)
     finally:
         for process in group:
             process.kill()
-    for process, (_, errors) in zip(group, said):
-        assert process.returncode == 0, errors[-3000:]
-    card = json.loads((workdir / "card.json").read_text())
-    assert card["device"].startswith("4 x") and "2 process(es)" in card["device"]
-    assert "pgd_at / original" in said[0][0] and "pgd_at" not in said[1][0]
+    for ended in (lead, other):
+        assert ended.status == 0, ended.stderr[-3000:]
+    device = runs.card(workdir)["device"]
+    assert device.startswith("4 x") and "2 process(es)" in device
+    assert "pgd_at / original" in lead.stdout and "pgd_at" not in other.stdout
     assert_same_run(workdir, one_device)
 
 
 def test_a_process_number_beyond_the_group_is_refused(tmp_path):
-    done = subprocess.run(
-        [
-            *[sys.executable, "-m", "jaxrobust.main", *CONFIG],
-            f"--workdir={tmp_path / 'run'}",
-            "--coordinator=127.0.0.1:1",
-            "--num_processes=2",
-            "--process_id=2",
-        ],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
+    process = runs.start(
+        *CONFIG,
+        f"--workdir={tmp_path / 'run'}",
+        "--coordinator=127.0.0.1:1",
+        "--num_processes=2",
+        "--process_id=2",
     )
-    assert done.returncode == 2 and "--process_id" in done.stderr
+    runs.assert_mistake(runs.wait(process, timeout=60), "--process_id")

@@ -1,10 +1,8 @@
 """The evaluation of a smoke run: its table, its card, its files, and its mistakes."""
 
-import json
 import os
 import random
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -12,26 +10,24 @@ import numpy as np
 import pytest
 
 from jaxrobust.attacks import ATTACKS
-from jaxrobust.main import main
-from tests.tasks.conftest import ROOT, command, environment, run_cli
+from tests import runs
+from tests.runs import assert_not_redone, assert_one_line_mistake, run
 
-RECIPE = "--config=configs/evaluate.py:smoke"
 FOLDER = Path("evaluation/seed0/pgd_at-hybrid")
 
 
-def options(smoke, workdir, *more):
-    return (RECIPE, f"--config.checkpoint={smoke}", f"--workdir={workdir}", *more)
+def options(smoke, *more):
+    checkpoint = f"--config.checkpoint={smoke}"
+    return ("--config=configs/evaluate.py:smoke", checkpoint, *more)
 
 
 @pytest.fixture(scope="module")
-def evaluated(smoke, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("evaluation") / "run"
-    assert main(["jaxrobust", *options(smoke, workdir)]) == 0
-    return workdir
+def evaluated(finished, smoke):
+    return finished("evaluate", f"--config.checkpoint={smoke}")
 
 
 def test_the_row_says_all_that_was_measured(evaluated):
-    (row,) = json.loads((evaluated / "results.json").read_text())["runs"]
+    (row,) = runs.results(evaluated)["runs"]
     assert row["name"] == "pgd_at / hybrid" and row["seed"] == 0
     for key in ("clean_acc", "noise_acc", "fgsm_acc", "pgd_acc", "cw_acc", "aa_acc"):
         assert 0 <= row[key] <= 1
@@ -46,7 +42,7 @@ def test_the_row_says_all_that_was_measured(evaluated):
 
 
 def test_the_card_holds_every_check_by_name(evaluated):
-    card = json.loads((evaluated / "card.json").read_text())
+    card = runs.card(evaluated)
     names = {check["name"].split(": ")[1] for check in card["checks"]}
     assert {
         "logits are not probabilities",
@@ -85,10 +81,10 @@ def test_a_control_that_leaves_the_ball_is_caught(smoke, tmp_path, monkeypatch):
 
     monkeypatch.setitem(ATTACKS, "random_noise", runaway)
     workdir = tmp_path / "run"
-    assert main(["jaxrobust", *options(smoke, workdir)]) == 0
-    (row,) = json.loads((workdir / "results.json").read_text())["runs"]
+    run(workdir, *options(smoke))
+    (row,) = runs.results(workdir)["runs"]
     assert row["max_distance"] == pytest.approx(2 * row["eps"])
-    card = json.loads((workdir / "card.json").read_text())
+    card = runs.card(workdir)
     (check,) = (c for c in card["checks"] if c["name"].endswith("stay in the ball"))
     assert not check["ok"] and f"{2 * row['eps']:.6f}" in check["value"]
 
@@ -98,19 +94,18 @@ def test_the_report_shows_the_curve(evaluated):
     assert "pgd_at / hybrid" in page and "lite suite" in page
 
 
-def test_a_repeated_command_attacks_nothing_again(evaluated, smoke):
-    before = (evaluated / "results.json").read_bytes()
-    stamp = (evaluated / FOLDER / "adversarial.npz").stat().st_mtime_ns
-    assert main(["jaxrobust", *options(smoke, evaluated)]) == 0
-    assert (evaluated / "results.json").read_bytes() == before
-    assert (evaluated / FOLDER / "adversarial.npz").stat().st_mtime_ns == stamp
+def test_a_repeated_command_attacks_nothing_again(evaluated, smoke, tmp_path):
+    stored = FOLDER / "adversarial.npz"
+    workdir = assert_not_redone(evaluated, tmp_path, *options(smoke))
+    stamps = [(path / stored).stat().st_mtime_ns for path in (evaluated, workdir)]
+    assert stamps[0] == stamps[1]
 
 
 def test_another_radius_is_one_option(smoke, tmp_path):
     workdir = tmp_path / "run"
     more = ("--config.threat.eps=0.02", "--config.threat.norm=l2")
-    assert main(["jaxrobust", *options(smoke, workdir, *more)]) == 0
-    (row,) = json.loads((workdir / "results.json").read_text())["runs"]
+    run(workdir, *options(smoke, *more))
+    (row,) = runs.results(workdir)["runs"]
     assert (row["norm"], row["eps"]) == ("l2", 0.02)
 
 
@@ -124,25 +119,17 @@ def flags(workdir):
 
 def test_kill_nine_changes_no_flag(smoke, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    done = run_cli(*options(smoke, whole, *STANDARD))
-    assert done.returncode == 0, done.stderr
+    run(whole, *options(smoke, *STANDARD))
     chance, killed = random.Random(0), 0
     for _ in range(2):
-        process = subprocess.Popen(
-            command(*options(smoke, cut, *STANDARD)),
-            cwd=ROOT,
-            env=environment(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        process = runs.start(*options(smoke, *STANDARD), f"--workdir={cut}")
         while process.poll() is None and not (cut / FOLDER / "ledger.npz").exists():
             time.sleep(0.01)
         time.sleep(chance.uniform(0, 1))
         process.send_signal(signal.SIGKILL)
-        killed += process.wait() == -signal.SIGKILL
+        killed += runs.wait(process).status == -signal.SIGKILL
     assert killed >= 1
-    done = run_cli(*options(smoke, cut, *STANDARD))
-    assert done.returncode == 0, done.stderr
+    run(cut, *options(smoke, *STANDARD))
     for name, value in flags(whole).items():
         np.testing.assert_array_equal(flags(cut)[name], value)
 
@@ -162,14 +149,8 @@ def test_kill_nine_changes_no_flag(smoke, tmp_path):
         ("--config.checkpoint=net.pt", "does not say what it was trained for"),
     ),
 )
-def test_a_mistake_is_one_line_and_writes_nothing(
-    option, message, smoke, tmp_path, capsys
-):
-    workdir = tmp_path / "run"
-    assert main(["jaxrobust", *options(smoke, workdir), option]) == 2
-    said = capsys.readouterr().err
-    assert message in said and said.count("\n") == 1
-    assert not workdir.exists()
+def test_a_mistake_is_one_line_and_writes_nothing(option, message, smoke, tmp_path):
+    assert_one_line_mistake(tmp_path / "run", options(smoke, option), message)
 
 
 def test_the_examined_run_is_left_as_it_was(smoke, evaluated):

@@ -14,12 +14,11 @@ from PIL import Image
 from configs import generate as recipe
 from jaxrobust import data, sharding
 from jaxrobust.errors import UserError
-from jaxrobust.main import main
 from jaxrobust.tasks import sampling
 from jaxrobust.tasks.generate import build_denoiser, check_conditional, generate
 from jaxrobust.tasks.pool_facts import pool_facts
 from jaxrobust.tree import count, plain
-from tests import helpers
+from tests import helpers, runs
 
 DOCS = helpers.ROOT / "docs" / "generate.md"
 NAMES = tuple(str(k) for k in range(10))
@@ -32,18 +31,13 @@ def smoke_config(**labels):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
-    """A finished smoke run; do not write into it."""
-    workdir = tmp_path_factory.mktemp("generate") / "run"
-    generate(smoke_config(), str(workdir))
-    return workdir
+def sampled(finished) -> Path:
+    return finished("generate")
 
 
 @pytest.fixture(scope="module")
-def unconditional(tmp_path_factory) -> Path:
-    workdir = tmp_path_factory.mktemp("unconditional") / "run"
-    generate(smoke_config(conditional=False), str(workdir))
-    return workdir
+def unconditional(finished) -> Path:
+    return finished("generate", "--config.generator.labels.conditional=False")
 
 
 def shards(workdir: Path) -> dict[str, bytes]:
@@ -66,9 +60,9 @@ def load(folder: Path, class_names=()):
     )
 
 
-def test_every_shard_says_which_images_it_holds(finished):
+def test_every_shard_says_which_images_it_holds(sampled):
     index, label = [], []
-    for path in sorted((finished / "generated").glob("shard-*.npz")):
+    for path in sorted((sampled / "generated").glob("shard-*.npz")):
         with np.load(path) as shard:
             assert len(shard["image"]) == len(shard["index"]) == len(shard["label"])
             assert shard["seed"] == 0
@@ -76,15 +70,14 @@ def test_every_shard_says_which_images_it_holds(finished):
             label.append(shard["label"])
     np.testing.assert_array_equal(np.concatenate(index), np.arange(120))
     np.testing.assert_array_equal(np.concatenate(label), np.arange(120) % 10)
-    assert len(shards(finished)) == 3, "120 images in shards of 50"
-    assert len(load(finished / "generated", NAMES)) == 120
+    assert len(shards(sampled)) == 3, "120 images in shards of 50"
+    assert len(load(sampled / "generated", NAMES)) == 120
 
 
 @pytest.mark.parametrize("lost", [(0,), (1, 2), (0, 1, 2)], ids=str)
-def test_lost_shards_come_back_byte_for_byte(finished, tmp_path, lost):
-    before = shards(finished)
-    workdir = tmp_path / "run"
-    shutil.copytree(finished, workdir)
+def test_lost_shards_come_back_byte_for_byte(sampled, tmp_path, lost):
+    before = shards(sampled)
+    workdir = runs.copied(sampled, tmp_path)
     for number in lost:
         (workdir / "generated" / f"shard-{number:05d}.npz").unlink()
         # What a kill inside of a shard leaves: a file that nobody reads.
@@ -94,31 +87,30 @@ def test_lost_shards_come_back_byte_for_byte(finished, tmp_path, lost):
     assert shards(workdir) == before
 
 
-def test_a_finished_pool_is_not_sampled_again(finished, tmp_path, monkeypatch):
-    workdir = tmp_path / "run"
-    shutil.copytree(finished, workdir)
+def test_a_finished_pool_is_not_sampled_again(sampled, tmp_path, monkeypatch):
+    workdir = runs.copied(sampled, tmp_path)
     shutil.rmtree(workdir / "checkpoints")
     monkeypatch.setattr(sampling, "make_sampler", lambda *_: 1 / 0)
     generate(smoke_config(), str(workdir))
-    assert shards(workdir) == shards(finished)
+    assert shards(workdir) == shards(sampled)
 
 
-def test_the_manifest_says_where_the_pool_comes_from(finished):
-    facts = json.loads((finished / "generated" / "manifest.json").read_text())
-    card = json.loads((finished / "card.json").read_text())
+def test_the_manifest_says_where_the_pool_comes_from(sampled):
+    facts = json.loads((sampled / "generated" / "manifest.json").read_text())
+    card = runs.card(sampled)
     assert facts["count"] == 120 and facts["seed"] == 0
     assert set(facts["per_class"].values()) == {12}
     assert facts["trained_on"]["sha256"] == card["data"]["sha256"]
     assert facts["trained_on"]["images"] == card["data"]["train"] == 100
     assert facts["generator"] == json.loads(json.dumps(smoke_config()["generator"]))
-    pool = load(finished / "generated", NAMES)
+    pool = load(sampled / "generated", NAMES)
     assert facts["pool_sha256"] == pool.fingerprint()
     assert card["checks"][0]["name"] == "no test image in the generated pool"
 
 
 @pytest.mark.parametrize("name", ["samples.png", "neighbours.png"])
-def test_pictures_show_something(finished, unconditional, name):
-    for workdir in (finished, unconditional):
+def test_pictures_show_something(sampled, unconditional, name):
+    for workdir in (sampled, unconditional):
         with Image.open(workdir / "figures" / name) as picture:
             assert min(picture.size) > 200
             assert np.asarray(picture.convert("L")).std() > 10
@@ -142,15 +134,12 @@ class Origin:
     config: dict
     mesh: jax.sharding.Mesh
     splits: data.Splits
-    num_classes: int
-    image_shape: tuple[int, ...]
 
 
 def origin(**labels) -> Origin:
     config = smoke_config(**labels)
     splits = data.load_splits(**config["data"])
-    shape = splits.train.image.shape[1:]
-    return Origin(config, sharding.make_mesh(1), splits, 10, shape)
+    return Origin(config, sharding.make_mesh(1), splits)
 
 
 def test_nothing_trains_on_an_unconditional_pool():
@@ -172,7 +161,7 @@ def sampler(conditional, guidance):
     where = origin(conditional=conditional, guidance=guidance)
     model = build_denoiser(where.config["generator"], 10)
     sample = sampling.make_sampler(where, model)
-    params = weights(model, where.image_shape)
+    params = weights(model, where.splits.image_shape)
 
     def draw(index, label):
         index, label = np.asarray(index, np.int32), np.asarray(label, np.int32)
@@ -215,13 +204,9 @@ def test_guidance_needs_labels_that_were_hidden():
         ("generator.labels.guidence=2.0", ["guidence", "guidance"]),
     ],
 )
-def test_a_mistake_gets_one_line_and_writes_nothing(capsys, tmp_path, option, hints):
-    arguments = ["--config=configs/generate.py:smoke", f"--config.{option}"]
-    code = main(["jaxrobust", *arguments, f"--workdir={tmp_path / 'run'}"])
-    said = capsys.readouterr().err.strip()
-    assert code == 2 and len(said.splitlines()) == 1
-    assert all(hint in said for hint in hints)
-    assert not (tmp_path / "run").exists()
+def test_a_mistake_gets_one_line_and_writes_nothing(tmp_path, option, hints):
+    arguments = ("--config=configs/generate.py:smoke", f"--config.{option}")
+    runs.assert_one_line_mistake(tmp_path / "run", arguments, *hints)
 
 
 def parameters(variant: str, shape: tuple[int, ...]) -> int:

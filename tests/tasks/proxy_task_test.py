@@ -1,31 +1,25 @@
 """The proxy chain: generated, labelled, filtered, mixed, explained, certified."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from jaxrobust.main import main
-from tests.tasks.conftest import run_cli
+from tests import runs
+from tests.runs import assert_not_redone, assert_one_line_mistake
 
 RECIPE = "--config=configs/proxy.py:smoke"
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A finished run of configs/proxy.py:smoke."""
-    workdir = tmp_path_factory.mktemp("proxy") / "run"
-    done = run_cli(RECIPE, f"--workdir={workdir}")
-    assert done.returncode == 0, done.stderr
-    return workdir
+def proxied(finished):
+    return finished("proxy")
 
 
 @pytest.fixture(scope="module")
-def rows(finished):
-    table = json.loads((finished / "results.json").read_text())["rows"]
-    return {row["name"]: row for row in table}
+def rows(proxied):
+    return runs.rows(proxied)
 
 
 def test_every_method_is_trained_on_both(rows):
@@ -47,20 +41,20 @@ def test_networks_trained_on_noise_are_certified(rows):
         assert ("certified_acc" in row) == name.startswith("stability")
 
 
-def test_labels_say_what_was_kept_and_why(finished):
-    with np.load(finished / "selections" / "pool-labels.npz") as file:
+def test_labels_say_what_was_kept_and_why(proxied):
+    with np.load(proxied / "selections" / "pool-labels.npz") as file:
         columns = dict(file)
     same = columns["label1"] == columns["label2"]
     sure = np.maximum(columns["confidence1"], columns["confidence2"]) >= 0.9
     np.testing.assert_array_equal(columns["kept"], same | sure)
-    facts = json.loads((finished / "selections" / "pool-labels.json").read_text())
+    facts = json.loads((proxied / "selections" / "pool-labels.json").read_text())
     assert facts["kept"] == columns["kept"].sum() < facts["candidates"] == 128
-    with np.load(finished / "selections" / "pool-labels.images.npz") as file:
+    with np.load(proxied / "selections" / "pool-labels.images.npz") as file:
         assert len(file["image"]) == min(24, 128 - facts["kept"])
 
 
-def test_proxy_json_bounds_each_attacked_network(finished):
-    facts = json.loads((finished / "proxy.json").read_text())
+def test_proxy_json_bounds_each_attacked_network(proxied):
+    facts = json.loads((proxied / "proxy.json").read_text())
     assert {row["network"] for row in facts["networks"]} == {
         "pgd_at / original",
         "pgd_at / mixed",
@@ -70,14 +64,8 @@ def test_proxy_json_bounds_each_attacked_network(finished):
     assert all(0 <= accuracy <= 1 for _, accuracy in facts["arc"]["points"])
 
 
-def test_a_finished_run_is_not_redone(finished, tmp_path, capsys):
-    copy = tmp_path / "run"
-    shutil.copytree(finished, copy)
-    before = (copy / "results.json").read_text()
-    assert main(["jaxrobust", RECIPE, f"--workdir={copy}"]) == 0, (
-        capsys.readouterr().err
-    )
-    assert (copy / "results.json").read_text() == before
+def test_a_finished_run_is_not_redone(proxied, tmp_path):
+    assert_not_redone(proxied, tmp_path, RECIPE)
 
 
 @pytest.mark.parametrize(
@@ -91,24 +79,16 @@ def test_a_finished_run_is_not_redone(finished, tmp_path, capsys):
         ("--config.explain.arc.ratios=(1.0,0.5)", "that increase"),
     ],
 )
-def test_mistakes_get_one_line(flag, words, tmp_path, capsys):
-    workdir = tmp_path / "run"
-    assert main(["jaxrobust", RECIPE, flag, f"--workdir={workdir}"]) == 2
-    error = capsys.readouterr().err
-    assert words in error and error.count("\n") == 1
-    assert not workdir.exists()
+def test_mistakes_get_one_line(flag, words, tmp_path):
+    assert_one_line_mistake(tmp_path / "run", (RECIPE, flag), words)
 
 
-def test_a_pool_without_labels_is_labelled_by_a_network(tmp_path, capsys):
+def test_a_pool_without_labels_is_labelled_by_a_network(tmp_path):
     workdir = tmp_path / "run"
     flags = ("compare=('pgd_at',)", "label.use=predicted", "explain.arc.ratios=()")
     flags += ("label.num_steps=80", "label.filter.threshold=0.0")
-    flags += ("generator.train.num_steps=60",)
-    given = [f"--config.{flag}" for flag in flags]
-    generator = "--config.generator.labels.conditional=False"
-    assert (
-        main(["jaxrobust", RECIPE, *given, generator, f"--workdir={workdir}"]) == 0
-    ), capsys.readouterr().err
+    flags += ("generator.train.num_steps=60", "generator.labels.conditional=False")
+    runs.run(workdir, RECIPE, *(f"--config.{flag}" for flag in flags))
     with np.load(workdir / "selections" / "pool-labels.npz") as file:
         np.testing.assert_array_equal(file["label"], file["label1"])
         assert (file["given"] == -1).all()
@@ -154,19 +134,14 @@ def write_folder(root):
                 Image.fromarray(pixels).save(folder / f"{number}.png")
 
 
-def test_a_folder_of_own_pictures_goes_through_the_whole_chain(tmp_path, capsys):
+def test_a_folder_of_own_pictures_goes_through_the_whole_chain(tmp_path):
     write_folder(tmp_path / "pictures")
     workdir = tmp_path / "run"
-    path = f"--config.data.path={tmp_path / 'pictures'}"
-    assert main(["jaxrobust", *HARDEN, path, f"--workdir={workdir}"]) == 0, (
-        capsys.readouterr().err
-    )
+    runs.run(workdir, *HARDEN, f"--config.data.path={tmp_path / 'pictures'}")
     page = (workdir / "report.html").read_text()
     for words in ("Labels of the generated images", "cat", "Certified"):
         assert words in page
 
 
-def test_harden_asks_for_the_folder(tmp_path, capsys):
-    workdir = tmp_path / "run"
-    assert main(["jaxrobust", HARDEN[0], f"--workdir={workdir}"]) == 2
-    assert "path" in capsys.readouterr().err
+def test_harden_asks_for_the_folder(tmp_path):
+    assert_one_line_mistake(tmp_path / "run", HARDEN[:1], "path")

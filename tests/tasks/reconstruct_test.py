@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 
-from tests.tasks.conftest import run_cli
+from tests import runs
 
+RECIPE = "--config=configs/hybrid.py:smoke"
 ROWS = [
     "pgd_at / original",
     "pgd_at / hybrid",
@@ -33,14 +34,14 @@ def test_leaves_all_that_a_run_directory_promises(smoke):
 
 
 def test_prints_the_table_with_baselines(smoke):
-    printed = (smoke / "stdout.txt").read_text()
+    printed = (smoke.parent / "stdout.txt").read_text()
     for name in ROWS:
         assert name in printed
     assert "report.html" in printed
 
 
 def test_rows_carry_the_columns_of_the_contract(smoke):
-    results = json.loads((smoke / "results.json").read_text())
+    results = runs.results(smoke)
     assert [row["name"] for row in results["rows"]] == ROWS
     for row in results["rows"]:
         for key in ("clean_acc", "pgd_acc", "cw_acc"):
@@ -53,9 +54,9 @@ def test_rows_carry_the_columns_of_the_contract(smoke):
 
 
 def test_one_seed_claims_nothing(smoke):
-    results = json.loads((smoke / "results.json").read_text())
+    results = runs.results(smoke)
     assert "too few to claim" in results["answer"]
-    card = json.loads((smoke / "card.json").read_text())
+    card = runs.card(smoke)
     seeds = next(c for c in card["checks"] if c["name"] == "enough seeds")
     assert not seeds["ok"]
 
@@ -88,28 +89,19 @@ def test_risks_are_in_the_range_of_the_paper(smoke):
 
 def test_the_generator_saw_the_training_split_only(smoke):
     facts = json.loads((smoke / "generated" / "manifest.json").read_text())
-    card = json.loads((smoke / "card.json").read_text())
+    card = runs.card(smoke)
     assert facts["trained_on"]["sha256"] == card["data"]["sha256"]
     assert facts["trained_on"]["sha256"] != card["data"]["test_sha256"]
     assert set(facts["per_class"].values()) <= {12, 13}
 
 
-def test_the_same_command_again_redoes_nothing(smoke):
-    before = (smoke / "results.json").read_bytes()
-    done = run_cli("--config=configs/hybrid.py:smoke", f"--workdir={smoke}")
-    assert done.returncode == 0, done.stderr
-    assert (smoke / "results.json").read_bytes() == before
-    assert "resuming" not in done.stderr
+def test_the_same_command_again_redoes_nothing(smoke, tmp_path):
+    runs.assert_not_redone(smoke, tmp_path, RECIPE)
 
 
 def test_a_workdir_of_another_config_is_refused(smoke):
-    done = run_cli(
-        "--config=configs/hybrid.py:smoke",
-        f"--workdir={smoke}",
-        "--config.threat.eps=0.2",
-    )
-    assert done.returncode == 2
-    assert "threat.eps" in done.stderr and done.stderr.count("\n") == 1
+    given = (f"--workdir={smoke}", "--config.threat.eps=0.2")
+    runs.assert_mistake(runs.call(RECIPE, *given), "threat.eps")
 
 
 def test_an_attack_that_helps_fails_its_check(smoke):
@@ -118,7 +110,7 @@ def test_an_attack_that_helps_fails_its_check(smoke):
     from jaxrobust.tasks.card import accuracy_checks
     from jaxrobust.threat import make_threat
 
-    rows = json.loads((smoke / "results.json").read_text())["runs"]
+    rows = runs.results(smoke)["runs"]
     setup = SimpleNamespace(
         threat=make_threat("linf", 0.15), evaluations={"clean": 0, "pgd": 0, "cw": 0}
     )

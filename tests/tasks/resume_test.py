@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxrobust import tree
-from tests.tasks.conftest import ROOT, command, environment, run_cli
+from tests import runs
 
 LONGER = (
     "--config=configs/hybrid.py:smoke",
@@ -65,25 +65,17 @@ def final_digests(workdir: Path) -> dict[str, str]:
 
 def finish(recipe: tuple[str, ...], workdir: Path) -> dict[str, str]:
     """Run to the end, from wherever the run stands; what it leaves."""
-    done = run_cli(*recipe, f"--workdir={workdir}")
-    assert done.returncode == 0, done.stderr
+    runs.run(workdir, *recipe)
     return final_digests(workdir)
 
 
 def start(recipe: tuple[str, ...], workdir: Path) -> subprocess.Popen:
-    return subprocess.Popen(
-        command(*recipe, f"--workdir={workdir}"),
-        cwd=ROOT,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return runs.start(*recipe, f"--workdir={workdir}")
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory) -> dict[str, str]:
-    digests = finish(LONGER, tmp_path_factory.mktemp("whole") / "run")
+def uninterrupted(finished) -> dict[str, str]:
+    digests = final_digests(finished("hybrid", *LONGER[1:]))
     assert len(digests) == 1 + 2 + 4 + 4, sorted(digests)
     return digests
 
@@ -103,8 +95,7 @@ def interrupt(workdir: Path, chance: random.Random, how: signal.Signals) -> int:
     time.sleep(chance.uniform(0, 0.3))
     if process.poll() is None:
         os.kill(process.pid, how)
-    process.communicate(timeout=300)
-    return process.returncode
+    return runs.wait(process).status
 
 
 def kills(workdir: Path, chance: random.Random, times: int) -> int:
@@ -135,9 +126,10 @@ def test_sigterm_saves_and_says_how_to_go_on(uninterrupted, tmp_path):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 143, errors
-    assert "the same command goes on" in errors and "Traceback" not in errors
+    stopped = runs.wait(process, timeout=120)
+    assert stopped.status == 143, stopped.stderr
+    assert "the same command goes on" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
     assert finish(LONGER, workdir) == uninterrupted
 
 
@@ -155,14 +147,13 @@ def test_kill_nine_changes_no_byte_of_an_adaptive_selection(tmp_path):
     while process.poll() is None and len(saved(killed)) < 2:
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL
+    assert runs.wait(process).status == -signal.SIGKILL
     first, *_, last = saved(killed)
     assert EPOCH_STEPS < first < last < 120
     memory = arrays_of(saved(killed)[first])["select_state"]
     assert 0 < memory["p_up"] < 1 and 0 < memory["steps"] < EPOCH_STEPS
-    _, errors = undisturbed.communicate(timeout=300)
-    assert undisturbed.returncode == 0, errors
+    whole_run = runs.wait(undisturbed)
+    assert whole_run.status == 0, whole_run.stderr
     expected = final_digests(whole)
     assert [name.split("/")[-1] for name in expected] == ["120"]
     assert finish(ADAPTIVE, killed) == expected

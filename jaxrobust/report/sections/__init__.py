@@ -10,6 +10,7 @@ from jaxrobust.report.sections.budget_curves import budget_curves
 from jaxrobust.report.sections.certified import certified_curves
 from jaxrobust.report.sections.checks import failed_checks, passed_checks
 from jaxrobust.report.sections.curves import training_curves
+from jaxrobust.report.sections.distilled import distilled_sets
 from jaxrobust.report.sections.examples import fooled_examples
 from jaxrobust.report.sections.filtered import filtered_images
 from jaxrobust.report.sections.generated import generated_images
@@ -32,6 +33,7 @@ SECTIONS: tuple[Callable[[Run], Section | None], ...] = (
     answer,
     budget_curves,
     pareto,
+    distilled_sets,
     results,
     worst_case,
     radius_curves,

@@ -3,15 +3,14 @@
 from jaxrobust.report import style
 from jaxrobust.report.numbers import cell, is_number, percent, quantity, radius
 from jaxrobust.report.page import Cell, Picture, Pictures, Section, Table
+from jaxrobust.report.radius_curve import RadiusCurve, mean_curve
 from jaxrobust.report.run import Row, Run
-
-Curve = dict[float, float]  # l2 radius -> certified accuracy
 
 
 def certified_curves(run: Run) -> Section | None:
     """Certified accuracy against the l2 radius, one line a network, and a table."""
     names = run.runs_by_name
-    curves = {name: mean_curve(rows, "certified_curve") for name, rows in names.items()}
+    curves = {n: mean_curve(rows, "certified_curve", "") for n, rows in names.items()}
     curves = {name: curve for name, curve in curves.items() if curve}
     if not curves:
         return None
@@ -19,20 +18,7 @@ def certified_curves(run: Run) -> Section | None:
     return Section("Certified accuracy", blocks)
 
 
-def mean_curve(rows: list[Row], key: str) -> Curve:
-    """{radius: mean accuracy} of the pairs under `key`, at radii that all rows have."""
-    curves = []
-    for row in rows:
-        points = [p for p in row.get(key) or [] if all(map(is_number, p))]
-        if points:
-            curves.append({float(r): float(accuracy) for r, accuracy in points})
-    if not curves:
-        return {}
-    radii = sorted(set.intersection(*map(set, curves)))
-    return {r: sum(c[r] for c in curves) / len(curves) for r in radii}
-
-
-def _pictures(run: Run, curves: dict[str, Curve]) -> Pictures:
+def _pictures(run: Run, curves: dict[str, RadiusCurve]) -> Pictures:
     looks = {n: style.LOOKS[i % len(style.LOOKS)] for i, n in enumerate(curves)}
     figure = style.canvas(style.HALF, 300)
     axes = style.panel(figure, "Certified accuracy against the radius", right=16)
@@ -85,7 +71,7 @@ def _ball(row: Row) -> str:
 
 
 def _table(run: Run, names: tuple[str, ...]) -> Table:
-    tables = {n: mean_curve(run.runs_by_name[n], "certified_at") for n in names}
+    tables = {n: mean_curve(run.runs_by_name[n], "certified_at", "") for n in names}
     radii = sorted({r for table in tables.values() for r in table})
     means = {str(row.get("name", "")): row for row in run.rows}
     body = tuple(

@@ -5,9 +5,7 @@ from jaxrobust.report.numbers import percent, quantity
 from jaxrobust.report.page import Block, Cell, Picture, Pictures, Section, Table, Text
 from jaxrobust.report.run import Run, Selection
 
-_COLUMNS, _MOST = 6, 24
-_TILE, _GAP = 64, 9  # CSS pixels
-_MOST_CLASSES = 20
+_MOST, _MOST_CLASSES = 24, 20
 
 
 def filtered_images(run: Run) -> Section | None:
@@ -52,12 +50,9 @@ def _counts(shown: Selection) -> Table:
 
 def _sheet(shown: Selection, data: dict) -> Picture:
     images = data["image"][:_MOST]
-    rows, pitch = -(-len(images) // _COLUMNS), (_TILE + _GAP, _TILE + 36)
     title = "Thrown away, the least likely first"
-    figure = style.sheet(style.HALF, 28 + rows * pitch[1], title)
-    for i, image in enumerate(images):
-        left, top = (i % _COLUMNS) * pitch[0], 28 + (i // _COLUMNS) * pitch[1]
-        style.place(figure, image, left, top, _TILE, _caption(shown, data, i))
+    texts = [_caption(shown, data, i) for i in range(len(images))]
+    figure = style.tile_sheet(title, images, texts)
     return Picture("filtered", figure, f"{title}: {len(images)} examples", True)
 
 

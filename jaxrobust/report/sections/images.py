@@ -4,8 +4,7 @@ from jaxrobust.report import style
 from jaxrobust.report.page import Picture, Pictures, Section
 from jaxrobust.report.run import Run, Selection
 
-_COLUMNS, _MOST = 6, 24
-_TILE, _GAP = 64, 9  # CSS pixels
+_MOST = 24
 
 
 def image_grids(run: Run) -> Section | None:
@@ -28,13 +27,8 @@ def image_grids(run: Run) -> Section | None:
 
 def _sheet(shown: Selection, data: dict, group: str, title: str) -> Picture:
     images = data[group][:_MOST]
-    names = _labels(shown, data, group, len(images))
-    rows = -(-len(images) // _COLUMNS)
-    pitch = (_TILE + _GAP, _TILE + 36)
-    figure = style.sheet(style.HALF, 28 + rows * pitch[1], title)
-    for i, image in enumerate(images):
-        left, top = (i % _COLUMNS) * pitch[0], 28 + (i // _COLUMNS) * pitch[1]
-        style.place(figure, image, left, top, _TILE, names[i])
+    texts = _labels(shown, data, group, len(images))
+    figure = style.tile_sheet(title, images, texts)
     return Picture(f"images-{group}", figure, f"{title}: {len(images)} examples", True)
 
 

@@ -3,16 +3,19 @@
 from jaxrobust.report import style
 from jaxrobust.report.numbers import is_number, label, percent, quantity, radius
 from jaxrobust.report.page import Block, Cell, Picture, Pictures, Section, Table
+from jaxrobust.report.radius_curve import RadiusCurve, mean_curve
 from jaxrobust.report.run import Row, Run
 
 _ROOM = 2.5  # a last radius more than this many times the one before is not drawn
 
-Curve = dict[float, float]  # eps -> accuracy
-
 
 def radius_curves(run: Run) -> Section | None:
     """Accuracy against eps, one line a network; radii that fool, where searched."""
-    curves = {name: curve_of(rows) for name, rows in run.runs_by_name.items()}
+    # No room is no attack: at eps 0 it is the clean accuracy.
+    curves = {
+        name: mean_curve(rows, "eps_curve", at_zero="clean_acc")
+        for name, rows in run.runs_by_name.items()
+    }
     curves = {name: curve for name, curve in curves.items() if curve}
     blocks: list[Block] = [_pictures(run, curves)] if curves else []
     table = _smallest(run)
@@ -21,26 +24,7 @@ def radius_curves(run: Run) -> Section | None:
     return Section("Accuracy against the radius", tuple(blocks)) if blocks else None
 
 
-def curve_of(rows: list[Row]) -> Curve:
-    """{eps: mean accuracy} over the seeds of a network, where all of them have it.
-
-    No room is no attack: at eps 0 it is the clean accuracy.
-    """
-    curves = []
-    for row in rows:
-        points = [p for p in row.get("eps_curve") or [] if all(map(is_number, p))]
-        curve = {float(eps): float(accuracy) for eps, accuracy in points}
-        if curve and is_number(row.get("clean_acc")):
-            curve.setdefault(0.0, float(row["clean_acc"]))
-        if curve:
-            curves.append(curve)
-    if not curves:
-        return {}
-    radii = sorted(set.intersection(*map(set, curves)))
-    return {eps: sum(c[eps] for c in curves) / len(curves) for eps in radii}
-
-
-def farthest(curves: dict[str, Curve]) -> float | None:
+def farthest(curves: dict[str, RadiusCurve]) -> float | None:
     """The last radius, where drawing it would squeeze all the others together."""
     radii = sorted({eps for curve in curves.values() for eps in curve})
     if len(radii) > 2 and radii[-1] > _ROOM * radii[-2]:
@@ -48,7 +32,7 @@ def farthest(curves: dict[str, Curve]) -> float | None:
     return None
 
 
-def _pictures(run: Run, curves: dict[str, Curve]) -> Pictures:
+def _pictures(run: Run, curves: dict[str, RadiusCurve]) -> Pictures:
     first = run.runs[0]
     norm, eps = str(first.get("norm", "")), first.get("eps")
     eps = float(eps) if is_number(eps) else None
@@ -110,7 +94,7 @@ def _threat(axes, at: float, text: str) -> None:
     )  # fmt: skip
 
 
-def _beyond(curves: dict[str, Curve], eps: float) -> str:
+def _beyond(curves: dict[str, RadiusCurve], eps: float) -> str:
     values = {n: percent(c[eps]) for n, c in curves.items() if eps in c}
     if len(set(values.values())) == 1:
         found = f"{min(values.values())}%"

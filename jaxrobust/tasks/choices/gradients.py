@@ -49,7 +49,7 @@ class GradientPass:
         rows, place = sharding.split_batch((rows, place), self.setup.mesh)
         keys = rng.step_keys(key, 0)
         augment = build_augment(
-            self.setup.config["augment"], self.setup.num_classes, len(images)
+            self.setup.config["augment"], self.setup.splits.num_classes, len(images)
         )
         weight = jnp.ones(len(rows))
         plain = Batch(to_unit(images[rows]), labels[rows], weight, place)

@@ -1,0 +1,171 @@
+"""Fresh networks that learn from a few images, with soft labels or hard ones."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+
+from jaxrobust import optim, rng, sharding
+from jaxrobust.data.image_set import ImageSet
+from jaxrobust.distill.relabel import (
+    MIXES,
+    make_geometry,
+    make_relabel,
+    make_views,
+    student,
+)
+from jaxrobust.errors import UserError, unknown_name
+from jaxrobust.loader import Feed, Pool, to_unit
+from jaxrobust.objectives import Objective
+from jaxrobust.objectives.standard import standard
+from jaxrobust.progress import Progress
+from jaxrobust.samplers import FixedSampler
+from jaxrobust.selection.in_batch import all_rows
+from jaxrobust.state import bind, create_state, init_variables
+from jaxrobust.tasks.fit import Fitted, Stage, fit
+from jaxrobust.tasks.setup import Setup, build_attack
+from jaxrobust.train_step import Program, StepOptions, make_train_step
+from jaxrobust.types import Batch, LogitsFn, PyTree, Subset, TrainState
+from jaxrobust.workdir import Workdir
+
+
+class Lesson(NamedTuple):
+    """What one student learns by: arguments of a program that serves all of them."""
+
+    key: Array
+    teacher: LogitsFn | None
+    image: Array
+    """All images, u8[N,H,W,C]: a view may mix in any of them."""
+
+
+@dataclass
+class Students:
+    """The recipe `config.student`; compiles once for each number of images and kind of
+    label."""
+
+    setup: Setup
+    spec: Mapping[str, Any]
+    _programs: dict[bool, Program] = field(default_factory=dict)
+
+    def __post_init__(self):
+        # Built once so that a mistake shows now.
+        optim.make_optimiser(self.spec["optim"], total_steps=1)
+        if self.spec["mix"] not in MIXES:
+            raise unknown_name("student.mix", self.spec["mix"], MIXES)
+        if not self.spec["temperature"] > 0:
+            raise UserError(
+                "student.temperature must be above 0: 1 leaves labels alone"
+            )
+        shape = self.setup.splits.image_shape
+        self._init = jax.jit(partial(init_variables, self.setup.model, shape))
+
+    def batch_size(self, images: int) -> int:
+        """Of so many images: all of them, or `student.batch_size`."""
+        size = min(self.spec["batch_size"], images)
+        sharding.check_batch_size(size, self.setup.mesh)
+        return size
+
+    def work(self, images: int, soft: bool) -> float:
+        """The work of one student: an update is 3 forward passes, a teacher's word
+        another."""
+        return self.spec["num_steps"] * self.batch_size(images) * (3.0 + soft)
+
+    def train(
+        self,
+        stage: str,
+        images: ImageSet,
+        teacher: PyTree | None,
+        seed: int,
+        workdir: Workdir,
+        progress: Progress,
+    ) -> Fitted:
+        """A fresh network of `seed`, trained on `images`: on what the teacher with
+        these variables says of them, or on their own labels."""
+        setup, spec, soft = self.setup, self.spec, teacher is not None
+        size = self.batch_size(len(images))
+        pool = Pool((images,))
+        feed = Feed(pool, setup.mesh, device_gb=float("inf"))
+        lesson: Any = Lesson(
+            sharding.replicate_key(rng.purpose_key(seed, "train"), setup.mesh),
+            bind(setup.model, teacher, "running") if soft else None,
+            feed(np.arange(1))[0],
+        )
+        return fit(
+            Stage(
+                name=stage,
+                num_steps=spec["num_steps"],
+                batch_size=size,
+                chunk_steps=spec["chunk_steps"],
+                checkpoint_every_steps=0,
+                probe_every_steps=0,
+                keep="last",
+                work_per_step=size * (3.0 + soft),
+            ),
+            self._program(soft),
+            self._fresh(seed),
+            lesson,
+            feed,
+            FixedSampler(Subset.uniform(np.arange(len(images))), seed, size),
+            workdir,
+            progress,
+            probe=None,
+        )
+
+    def _fresh(self, seed: int) -> TrainState:
+        setup = self.setup
+        key = sharding.replicate_key(rng.purpose_key(seed, "init"), setup.mesh)
+        tx = optim.make_optimiser(self.spec["optim"], self.spec["num_steps"])
+        state = create_state(self._init(key), tx, with_ema=False)
+        return sharding.replicate(state, setup.mesh)
+
+    def _program(self, soft: bool) -> Program:
+        if soft not in self._programs:
+            step = self._soft_step() if soft else self._hard_step()
+            self._programs[soft] = Program(step, self.setup.mesh)
+        return self._programs[soft]
+
+    def _geometry(self):
+        spec = self.spec
+        return make_geometry(
+            spec["least_scale"], tuple(spec["ratio"]), spec["crop_pad"], spec["flip"]
+        )
+
+    def _soft_step(self) -> Any:
+        """What the teacher says of a view is asked of it anew, in every step."""
+        spec = self.spec
+        objective = student(spec["temperature"], spec["t_squared"])
+        views = make_views(self._geometry(), spec["mix"], spec["alpha"])
+
+        def step(state: TrainState, batch: Batch, lesson: Lesson):
+            assert lesson.teacher is not None
+            image = to_unit(lesson.image)
+            relabel = make_relabel(lesson.teacher, views, image, spec["temperature"])
+            return self._learn(objective, relabel)(state, batch, lesson.key)
+
+        return step
+
+    def _hard_step(self) -> Any:
+        """The same crops and flips; nothing is mixed, as no label says by how much."""
+        geometry = self._geometry()
+
+        def move(key: Array, batch: Batch) -> Batch:
+            keys = rng.per_example(key, batch.index)
+            return batch._replace(image=geometry(keys, batch.image))
+
+        learn = self._learn(standard(), move)
+        return lambda state, batch, lesson: learn(state, batch, lesson.key)
+
+    def _learn(self, objective: Objective, augment):
+        return make_train_step(
+            self.setup.model,
+            optim.make_optimiser(self.spec["optim"], self.spec["num_steps"]),
+            objective,
+            build_attack("attack", {"name": "none"}, self.setup.threat),
+            all_rows(),
+            augment,
+            StepOptions("batch", 0.0, 0.0, 0, "batch"),
+        )

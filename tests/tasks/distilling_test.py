@@ -1,0 +1,146 @@
+"""The parts of a distillation that have closed forms or brute-force oracles."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import guard
+from jaxrobust.data.image_set import ImageSet
+from jaxrobust.progress import Progress
+from jaxrobust.tasks.distilling.artefact import pixels
+from jaxrobust.tasks.distilling.judging import robustness_ratio
+from jaxrobust.tasks.distilling.picks import herding_rows, random_rows
+from jaxrobust.tasks.distilling.sets import Arm
+from jaxrobust.tasks.distilling.students import Students
+from jaxrobust.tasks.distilling.summary import label_robust_score, scored
+from jaxrobust.tasks.setup import build_setup
+from jaxrobust.tree import plain
+from jaxrobust.workdir import Workdir
+from tests import helpers
+
+LABEL = np.array([0, 1, 2] * 20)
+
+
+def test_random_picks_are_different_images_of_every_class():
+    rows = random_rows(LABEL, 3, 4, seed=5)
+    assert len(set(rows.tolist())) == 12
+    np.testing.assert_array_equal(LABEL[rows], np.repeat([0, 1, 2], 4))
+    other = random_rows(LABEL, 3, 4, seed=6)
+    assert set(rows.tolist()) != set(other.tolist())
+
+
+def unit(feature):
+    return feature / np.linalg.norm(feature, axis=1, keepdims=True)
+
+
+def test_herding_takes_the_best_next_image_each_time():
+    feature = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+    found = herding_rows(feature, LABEL, 3, 5)
+    np.testing.assert_array_equal(LABEL[found], np.repeat([0, 1, 2], 5))
+    far = lambda rows, goal: np.linalg.norm(goal - unit(feature)[rows].mean(0))
+    for k in range(3):
+        own, chosen = np.flatnonzero(LABEL == k), found[5 * k : 5 * k + 5].tolist()
+        goal = unit(feature)[own].mean(0)
+        for count in range(5):
+            left = [row for row in own if row not in chosen[:count]]
+            gaps = [far([*chosen[:count], row], goal) for row in left]
+            assert chosen[count] == left[int(np.argmin(gaps))]
+
+
+def test_label_robust_score_at_its_ends():
+    assert label_robust_score(1.0, -1.0) == pytest.approx(1.0)
+    assert label_robust_score(-1.0, 1.0) == pytest.approx(0.0)
+    assert label_robust_score(0.0, 0.0) == pytest.approx(0.2689, abs=1e-4)
+
+
+def test_scores_exchange_images_and_labels_one_at_a_time():
+    real, plain_real = (SimpleNamespace(name=n) for n in ("guard", "standard"))
+    make = lambda name, real: Arm(name, "sre2l", real, SimpleNamespace(soft=True))
+    arm, first = make("arm", real), make("plain", plain_real)
+    acc = {
+        "arm / ipc 1": 0.5,
+        "arm_hard / ipc 1": 0.3,
+        "random_guard / ipc 1": 0.45,
+        "random_standard / ipc 1": 0.1,
+        "standard / all images": 0.9,
+        "guard / all images": 0.8,
+    }
+    means = {n: {"clean_acc": a, "worst_acc": a / 2} for n, a in acc.items()}
+    found = scored(means, arm, first, 1)
+    assert found["clean_over_random"] == pytest.approx(0.05)
+    assert found["worst_over_random"] == pytest.approx(0.025)
+    assert found["clean_hard_gap"] == pytest.approx(0.6)
+    assert found["lrs"] == pytest.approx(label_robust_score(0.05, 0.6))
+    del means["arm_hard / ipc 1"]
+    assert "lrs" not in scored(means, arm, first, 1)
+
+
+@pytest.mark.parametrize(
+    ("attacked", "ratio"), [((0.8, 0.8), 1.0), ((0.0, 0.0), 0.0), ((0.4, 0.0), 0.25)]
+)
+def test_robustness_ratio_by_hand(attacked, ratio):
+    row = {"clean_acc": 0.8, "worst_acc": 0.0}
+    row |= {f"attack{i}_acc": value for i, value in enumerate(attacked)}
+    assert robustness_ratio(row) == pytest.approx(ratio)
+
+
+def test_pixels_round_and_clip():
+    found = pixels(np.array([-1.0, 0.0, 0.4999 / 255, 0.5001 / 255, 1.0, 7.0]))
+    np.testing.assert_array_equal(found, [0, 0, 0, 1, 255, 255])
+
+
+@pytest.fixture(scope="module")
+def students():
+    """The smoke recipe's students."""
+    config = plain(guard.get_config("smoke"))
+    setup = build_setup(config)
+    return Students(setup, config["student"])
+
+
+def teacher_of(students, seed):
+    """Random weights of the right shape, by NumPy."""
+    shape = students.setup.splits.image_shape
+    return helpers.variables_of(students.setup.model, seed, shape)
+
+
+def test_one_program_serves_all_teachers_and_each_is_listened_to(students, tmp_path):
+    train = students.setup.splits.train
+    images = train.take(np.arange(20))
+    workdir = Workdir(str(tmp_path / "run"), {})
+
+    def learn(name, number):
+        teacher = None if number is None else teacher_of(students, number)
+        fitted = students.train(name, images, teacher, 0, workdir, Progress(1.0))
+        return jax.device_get(fitted.state.params)
+
+    first, second = learn("first", 0), learn("second", 1)
+    helpers.assert_trees_equal(learn("again", 0), first)
+    assert students._programs[True].compilations == 1
+    hard = learn("hard", None)
+    for other in (second, hard):
+        gaps = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), first, other)
+        assert max(jax.tree.leaves(gaps)) > 1e-4
+
+
+def test_a_student_comes_to_agree_with_its_teacher(students, tmp_path):
+    """Without mixing and at temperature 1, on images that the teacher labels."""
+    spec = {**students.spec, "mix": "none", "temperature": 1.0, "num_steps": 200}
+    spec["optim"] = {**spec["optim"], "learning_rate": 0.01}
+    keen = Students(students.setup, {**spec, "chunk_steps": 100})
+    image = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1)).astype(np.uint8)
+    label = np.zeros(20, np.int32)
+    images = ImageSet(image, label, tuple("0123456789"), "noise")
+    teacher = teacher_of(students, 3)
+    workdir = Workdir(str(tmp_path / "run"), {})
+    fitted = keen.train("keen", images, teacher, 0, workdir, Progress(1.0))
+    model = students.setup.model
+    said = model.apply(teacher, jnp.asarray(image) / 255.0, train=False)
+    state = fitted.state
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    found = model.apply(variables, jnp.asarray(image) / 255.0, train=False)
+    gap = np.abs(jax.nn.softmax(found) - jax.nn.softmax(said)).sum(1)
+    uninformed = np.abs(jax.nn.softmax(said) - 0.1).sum(1)
+    assert gap.mean() < 0.5 * uninformed.mean()
