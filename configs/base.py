@@ -47,6 +47,10 @@ def get_config() -> ConfigDict:
         "weight_norm": "global",  # loss weights count everywhere, or within their batch
         "device_gb": 4.0,  # pools up to this size live on the device
     }
+    c.profile = {  # a trace of training steps in whole chunks, docs/profiling.md
+        "start_step": 0,
+        "num_steps": 0,  # 0: off
+    }
     c.optim = {
         "name": "sgd",
         "learning_rate": 0.1,

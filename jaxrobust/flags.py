@@ -17,7 +17,6 @@ class Arguments(NamedTuple):
 
     config: dict[str, Any]
     workdir: str
-    profile_dir: str
     coordinator: str
     num_processes: int
     process_id: int
@@ -27,6 +26,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     """Raises `UserError`, one line, for whatever the user mistyped."""
     recipe, variant = _check_recipe(argv)
     _import_beside(recipe)
+    _check_replaced(argv)
     values = _define(argv)
     try:
         _check_keys(argv, _recipe_alone(argv))
@@ -44,7 +44,6 @@ def parse(argv: Sequence[str]) -> Arguments:
     return Arguments(
         plain(config),
         workdir,
-        values.profile_dir,
         values.coordinator,
         values.num_processes,
         values.process_id,
@@ -61,7 +60,6 @@ def _define(argv: Sequence[str]):
         "config", None, "recipe", flag_values=values, sys_argv=list(argv)
     )
     flags.DEFINE_string("workdir", "", "run directory", flag_values=values)
-    flags.DEFINE_string("profile_dir", "", "profiler trace", flag_values=values)
     flags.DEFINE_string("coordinator", "", "host:port", flag_values=values)
     flags.DEFINE_integer("num_processes", 1, "of the group", flag_values=values)
     flags.DEFINE_integer("process_id", 0, "of this one", flag_values=values)
@@ -88,6 +86,15 @@ def _check_keys(argv: Sequence[str], config: dict[str, Any]) -> None:
                     known = here if isinstance(here, dict) else ["(none)"]
                     raise unknown_name(f"key of {where}", key, known)
                 here = here[key]
+
+
+def _check_replaced(argv: Sequence[str]) -> None:
+    """Raises `UserError` for a flag of earlier versions."""
+    if any(argument.startswith("--profile_dir") for argument in argv):
+        raise UserError(
+            "--profile_dir is now --config.profile.num_steps=100: a trace of so many "
+            "training steps in <workdir>/profile, see docs/profiling.md"
+        )
 
 
 def _check_recipe(argv: Sequence[str]) -> tuple[Path, str]:

@@ -44,25 +44,11 @@ def _run(arguments: Any) -> int:
     STOP.install()
     task = lookup("task", TASKS, arguments.config["task"])
     try:
-        with _profile(arguments.profile_dir):
-            task(arguments.config, str(Path(arguments.workdir)))
+        task(arguments.config, str(Path(arguments.workdir)))
     except Preempted as stop:
         print(f"stopped after saving {stop}: the same command goes on", file=sys.stderr)
         return EXIT_STOPPED
     return 0
-
-
-def _profile(directory: str):
-    """JAX's profiler around the whole run, without Python frames, or nothing."""
-    import contextlib
-
-    import jax
-
-    if not directory:
-        return contextlib.nullcontext()
-    options = jax.profiler.ProfileOptions()
-    options.python_tracer_level = 0
-    return jax.profiler.trace(directory, profiler_options=options)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ LAYERS = (
     | {"progress", "samplers"},
     {"objectives", "scores", "features", "trackers", "interop"},
     {"selection", "generative", "evaluators", "report", "proxy", "distill"},
-    {"train_step", "finished", "perceptual"},
+    {"train_step", "finished", "perceptual", "profiling"},
     {"tasks"},
     {"main", "flags"},
 )

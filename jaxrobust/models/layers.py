@@ -11,6 +11,7 @@ from jax import Array
 
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.models.conv import canonical
+from jaxrobust.models.norms import GroupNorm
 from jaxrobust.registry import lookup
 
 ACTIVATIONS = {"relu": nn.relu, "swish": nn.swish}
@@ -98,9 +99,8 @@ class Layers:
                 dtype=dtype,
                 name=name,
             )
-        if self.norm == "instance":
-            return nn.InstanceNorm(epsilon=1e-5, dtype=dtype, name=name)
-        return nn.GroupNorm(self.groups, epsilon=1e-5, dtype=dtype, name=name)
+        groups = self.groups if self.norm == "group" else 0
+        return GroupNorm(groups, epsilon=1e-5, dtype=dtype, name=name)
 
 
 def normalise(image: Array, mean: Sequence[float], std: Sequence[float], dtype: str):

@@ -110,6 +110,11 @@ class Run:
         return list(_load_json(path).get("scores") or []) if path else []
 
     @property
+    def profile(self) -> Row:
+        """The summary of a trace of training steps; empty where there is none."""
+        return _load_json(self.folder / "profile.json") if self.folder else {}
+
+    @property
     def checks(self) -> list[Row]:
         """The checks of the card: name, ok, value, note."""
         return list(self.card.get("checks") or [])

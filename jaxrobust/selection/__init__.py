@@ -7,7 +7,7 @@ from jaxrobust.selection.manifest import (
     write_manifest,
 )
 from jaxrobust.selection.scoring import Frozen, ScoringPass
-from jaxrobust.selection.topk import ORDERS, take_top
+from jaxrobust.selection.topk import ORDERS, padded_size, take_top
 
 __all__ = [
     "ORDERS",
@@ -15,6 +15,7 @@ __all__ = [
     "Manifest",
     "ScoringPass",
     "load_manifest",
+    "padded_size",
     "read_manifest",
     "take_top",
     "write_manifest",

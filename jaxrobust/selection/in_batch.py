@@ -50,9 +50,10 @@ class Craft(NamedTuple):
         """x_adv f32[B,H,W,C] of the whole batch."""
         if self.attack is None:
             return batch.image
-        target = self.target(logits_fn, batch)
-        row_keys = rng.per_example(keys.attack, batch.index)
-        return self.attack(row_keys, logits_fn, batch.image, target)
+        with jax.named_scope("attack"):
+            target = self.target(logits_fn, batch)
+            row_keys = rng.per_example(keys.attack, batch.index)
+            return self.attack(row_keys, logits_fn, batch.image, target)
 
 
 Select = Callable[[StepKeys, LogitsFn, Batch, Craft], Chosen]
@@ -90,8 +91,10 @@ def union(keep: float, error: str, order: str, count_minimum: bool) -> Select:
         x_adv, count = craft(keys, logits_fn, batch), len(batch.image)
         both = jax.tree.map(lambda x: jnp.concatenate([x, x]), batch)
         both = both._replace(image=jnp.concatenate([batch.image, x_adv]))
-        logits = logits_fn(both.image)
-        rows = _top(ERRORS[error](logits, both.target), keep, order, keys.select)
+        with jax.named_scope("score"):
+            logits = logits_fn(both.image)
+            errors = ERRORS[error](logits, both.target)
+        rows = _top(errors, keep, order, keys.select)
         adversarial = rows >= count
         facts = {
             "keep": jnp.float32(len(rows) / (2 * count)),
@@ -100,7 +103,8 @@ def union(keep: float, error: str, order: str, count_minimum: bool) -> Select:
             "pool_acc": jnp.mean(metrics.correct(logits, both.label)),
         }
         if count_minimum:
-            half = logits_fn((batch.image + x_adv) / 2)
+            with jax.named_scope("score"):
+                half = logits_fn((batch.image + x_adv) / 2)
             right = metrics.correct(half, batch.label) > 0
             minimal = right & (metrics.correct(logits[count:], batch.label) == 0)
             chosen = adversarial & minimal[rows % count]
@@ -122,7 +126,8 @@ def before_attack(threat: ThreatModel, keep: float, look: str, order: str) -> Se
         x = batch.image
         if look == "start":
             x = threat.random_init(rng.per_example(keys.select, batch.index), x)
-        error = losses.cross_entropy(logits_fn(x), batch.target)
+        with jax.named_scope("score"):
+            error = losses.cross_entropy(logits_fn(x), batch.target)
         rows = _top(error, keep, order, keys.select)
         chosen = take(batch, rows)
         return Chosen(chosen, craft(keys, logits_fn, chosen), _share(rows, batch))
@@ -148,12 +153,14 @@ def during_attack(
     begin, finish = split(first_steps)
 
     def select(keys: StepKeys, logits_fn: LogitsFn, batch: Batch, craft: Craft):
-        target = craft.target(logits_fn, batch)
-        row_keys = rng.per_example(keys.attack, batch.index)
-        x, error = begin(row_keys, logits_fn, batch.image, target)
+        with jax.named_scope("attack"):
+            target = craft.target(logits_fn, batch)
+            row_keys = rng.per_example(keys.attack, batch.index)
+            x, error = begin(row_keys, logits_fn, batch.image, target)
         rows = _top(error, keep, order, keys.select)
         chosen, x, target = take(batch, rows), x[rows], target[rows]
-        x_adv = finish(logits_fn, chosen.image, target, x)
+        with jax.named_scope("attack"):
+            x_adv = finish(logits_fn, chosen.image, target, x)
         return Chosen(chosen, x_adv, _share(rows, batch))
 
     return select
@@ -165,7 +172,8 @@ def after_attack(keep: float, order: str) -> Select:
 
     def select(keys: StepKeys, logits_fn: LogitsFn, batch: Batch, craft: Craft):
         x_adv = craft(keys, logits_fn, batch)
-        error = losses.cross_entropy(logits_fn(x_adv), batch.target)
+        with jax.named_scope("score"):
+            error = losses.cross_entropy(logits_fn(x_adv), batch.target)
         rows = _top(error, keep, order, keys.select)
         return Chosen(take(batch, rows), x_adv[rows], _share(rows, batch))
 

@@ -11,11 +11,24 @@ from jaxrobust.errors import UserError, unknown_name
 ORDERS = ("hard", "easy", "mid", "random")
 
 
+def padded_size(count: int) -> int:
+    """`count` rounded up, by at most an eighth: pools of about one size then share a
+    compiled program."""
+    step = max(2 ** (count - 1).bit_length() // 16, 1)
+    return -(-count // step) * step
+
+
 def take_top(
-    score: Array, label: Array, key: Array, budget: int, order: str, balanced: bool
+    score: Array,
+    label: Array,
+    key: Array,
+    size: int,
+    budget: int,
+    order: str,
+    balanced: bool,
 ) -> Array:
     """Positions i32[budget], ascending, of the chosen rows of score f32[N], label
-    i32[N].
+    i32[N], of which only the first `size` count.
 
     `order` "hard" takes the largest scores, "easy" the smallest, "mid" those of middle
     rank, "random" ignores them. Equal scores are taken lowest position first
@@ -26,34 +39,38 @@ def take_top(
     """
     if order not in ORDERS:
         raise unknown_name("order", order, ORDERS)
-    if not 0 < budget <= len(score):
+    if not 0 < budget <= size:
         raise UserError(
-            f"cannot keep {budget} of {len(score)} images: choose a budget from 1 to "
-            f"{len(score)}"
+            f"cannot keep {budget} of {size} images: choose a budget from 1 to {size}"
         )
-    return _take_top(score, label, key, budget, order, balanced)
+    return _take_top(score, label, key, size, budget, order, balanced)
 
 
 @partial(jax.jit, static_argnames=("budget", "order", "balanced"))
-def _take_top(score, label, key, budget, order, balanced):
-    preference = _preference(score, key, order)
+def _take_top(score, label, key, size, budget, order, balanced):
+    real = jnp.arange(len(score)) < size
+    preference = _preference(score, key, order, real)
     if balanced:
         turn = _rank_in_class(preference, label)
+        turn = jnp.where(real, turn, len(turn))
         chosen = jnp.lexsort((-preference, turn))[:budget]
     else:
         _, chosen = jax.lax.top_k(preference, budget)
     return jnp.sort(chosen)
 
 
-def _preference(score: Array, key: Array, order: str) -> Array:
-    """Larger is taken first; ranks are integers, exact for any pool size."""
-    if order == "hard":
-        return score
-    if order == "easy":
-        return -score
+def _preference(score: Array, key: Array, order: str, real: Array) -> Array:
+    """Larger is taken first, rows that are not real last; ranks are integers, exact
+    for any pool size."""
+    if order in ("hard", "easy"):
+        return jnp.where(real, score if order == "hard" else -score, -jnp.inf)
     if order == "random":
-        return jax.random.permutation(key, len(score))
-    return -jnp.abs(2 * _rank(score) - (len(score) - 1))
+        preference = jax.random.permutation(key, len(score))
+    else:
+        rank = _rank(jnp.where(real, score, jnp.inf))
+        preference = -jnp.abs(2 * rank - (jnp.sum(real) - 1))
+    # Not the least integer: that has no negative.
+    return jnp.where(real, preference, -jnp.iinfo(preference.dtype).max)
 
 
 def _rank(value: Array) -> Array:

@@ -22,6 +22,7 @@ from jaxrobust.errors import UserError
 from jaxrobust.loader import Feed
 from jaxrobust.progress import Progress
 from jaxrobust.samplers import Sampler
+from jaxrobust.tasks.tracing import Tracer, host_work
 from jaxrobust.train_step import Program, SizedProgram
 from jaxrobust.types import TrainState
 from jaxrobust.workdir import Workdir
@@ -111,9 +112,10 @@ def fit(
     workdir: Workdir,
     progress: Progress,
     probe: Probe | None,
+    tracer: Tracer | None,
 ) -> Fitted:
     """Train from `state`, or from the stage's newest checkpoint, to its last step, on
-    what `sampler` hands out.
+    what `sampler` hands out; `tracer` may take a profile of it.
 
     Raises `UserError` when the loss or a gradient is no longer finite, naming the step
     and the last good checkpoint, and `Preempted` after saving when SIGTERM came.
@@ -125,12 +127,20 @@ def fit(
         state, step = run.resume(state)
         while step < stage.num_steps:
             count = _chunk(stage, sampler, step)
-            index, weight = run.batches(sampler, state, step, count)
+            with host_work("batches"):
+                index, weight = run.batches(sampler, state, step, count)
+            with host_work("feed"):
+                inputs = (state, base_key, *feed(index), index, weight)
+            if tracer:
+                ready = program.executable(*inputs)
+                tracer.before_chunk(stage.name, ready, state, step, count)
             # Names the chunk in a profiler's timeline; free when nothing is traced.
             with jax.profiler.StepTraceAnnotation(stage.name, step_num=step):
-                state, history = program(state, base_key, *feed(index), index, weight)
+                state, history = program(*inputs)
             run.dispatched(_Pending(step, count, history))
             step += count
+            if tracer:
+                tracer.after_chunk(state, last=step == stage.num_steps)
             run.after_chunk(state, step)
         checkpoints.wait()
         if track_best:
@@ -139,6 +149,8 @@ def fit(
         seconds = max(run.seconds() - compiled, 0.0)
         return Fitted(state, seconds, compiled, run.last_probe)
     finally:
+        if tracer:
+            tracer.close()
         checkpoints.close()
 
 
@@ -201,7 +213,8 @@ class _Run:
             if end or _crossed(step, stage.chunk_steps, stage.probe_every_steps):
                 self._flush()
                 probe = self.probe
-                self.last_probe = self._step_aside(lambda: dict(probe(state)))
+                with host_work("probe"):
+                    self.last_probe = self._step_aside(lambda: dict(probe(state)))
                 self.workdir.log_metrics(stage.name, step, self.last_probe)
         period = stage.checkpoint_every_steps
         stopping = STOP.asked()
@@ -221,7 +234,8 @@ class _Run:
         metric = None
         if self.stage.keep == "best_val":
             metric = self.last_probe.get("val_pgd_acc", 0.0)
-        self.checkpoints.save(step, state, host, metric)
+        with host_work("checkpoint"):
+            self.checkpoints.save(step, state, host, metric)
         self._last_save = step
 
     def _flush(self) -> None:
@@ -229,7 +243,8 @@ class _Run:
             self._read(self._pending.pop(0))
 
     def _read(self, chunk: _Pending) -> None:
-        history = {name: np.asarray(v) for name, v in chunk.history.items()}
+        with host_work("wait for the device"):
+            history = {name: np.asarray(v) for name, v in chunk.history.items()}
         self._check_finite(chunk, history)
         step = chunk.first_step + chunk.count
         now = time.monotonic()

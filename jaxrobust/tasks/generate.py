@@ -163,5 +163,6 @@ def _train(
         workdir,
         progress,
         probe=None,
+        tracer=None,
     )
     return fitted.state.ema["params"]

@@ -13,8 +13,9 @@ import numpy as np
 
 from jaxrobust import registry, rng, sharding
 from jaxrobust.errors import UserError
+from jaxrobust.loader import padded_rows
 from jaxrobust.scores import SCORES, AnyScore, w_bdy, w_nat
-from jaxrobust.selection import Manifest, ScoringPass, take_top
+from jaxrobust.selection import Manifest, ScoringPass, padded_size, take_top
 from jaxrobust.tasks.setup import Config, Setup, build_attack
 from jaxrobust.tasks.trainer import Trainer
 from jaxrobust.types import TrainState
@@ -56,10 +57,14 @@ def score_pool(
     if not scoring.compiled:
         jax.block_until_ready(scoring(network, trainer.feed, index[:1], key))
     start = time.monotonic()
-    found = scoring(network, trainer.feed, index, key)
+    # Whole batches, cut by NumPy: on the device every size would be a new program.
+    whole = padded_rows(index, scoring.batch_size)[0].ravel()
+    found = scoring(network, trainer.feed, whole, key)
     scores = jax.block_until_ready(sharding.gather(found, mesh))
     seconds = time.monotonic() - start
-    return {name: np.asarray(value) for name, value in scores.items()}, seconds
+    return {
+        name: np.asarray(value)[: len(index)] for name, value in scores.items()
+    }, seconds
 
 
 def choose(
@@ -81,10 +86,14 @@ def choose(
             "a score is not finite: the network diverged; lower optim.learning_rate"
         )
     mesh, mixed = trainer.setup.mesh, rng.permutation(seed, MIXED, len(index))
-    label = trainer.pool.label[index]
-    score, of_class = sharding.replicate((scores["score"][mixed], label[mixed]), mesh)
+    label, size = trainer.pool.label[index], len(index)
+    fill = lambda x: np.pad(x, (0, padded_size(size) - size))
+    mixed_columns = (fill(scores["score"][mixed]), fill(label[mixed]))
+    score, of_class = sharding.replicate(mixed_columns, mesh)
     key = sharding.replicate_key(rng.purpose_key(seed, "select"), mesh)
-    take = lambda: np.asarray(take_top(score, of_class, key, budget, order, balanced))
+    take = lambda: np.asarray(
+        take_top(score, of_class, key, size, budget, order, balanced)
+    )
     take()
     start = time.monotonic()
     chosen = mixed[take()]

@@ -28,6 +28,7 @@ from jaxrobust.state import (
 from jaxrobust.tasks.fit import Fitted, Stage, fit
 from jaxrobust.tasks.probe import make_probe, warn_if_overfitted
 from jaxrobust.tasks.setup import Method, Setup, build_augment
+from jaxrobust.tasks.tracing import Tracer
 from jaxrobust.train_step import (
     Program,
     SizedProgram,
@@ -58,6 +59,7 @@ class Trainer:
         self.feed = Feed(self.pool, mesh, device_gb)
         splits = self.setup.splits
         self.test_feed = Feed(Pool((splits.test,)), mesh, device_gb)
+        self._tracer = Tracer(self.workdir, **self.setup.config["profile"])
         self._init = jax.jit(
             partial(init_variables, self.setup.model, self.setup.splits.image_shape)
         )
@@ -105,7 +107,7 @@ class Trainer:
         """The same on whatever `sampler` hands out, `epoch_images` to an epoch."""
         epoch = max(epoch_images // self.setup.config["train"]["batch_size"], 1)
         optimiser = optim.make_optimiser(self.setup.config["optim"], num_steps)
-        return fit(
+        fitted = fit(
             self.stage(name, method, num_steps),
             self._program(method, num_steps, epoch),
             self.fresh_state(optimiser, seed, method),
@@ -115,7 +117,16 @@ class Trainer:
             self.workdir,
             self.progress,
             partial(self._watch, method),
+            self._tracer,
         )
+        self._tracer.report(lambda: self._step_flops(method))
+        return fitted
+
+    def _step_flops(self, method: Method) -> float:
+        """Of a whole batch; 0, unknown, where the share of its rows changes."""
+        size = self.setup.config["train"]["batch_size"]
+        known = not method.selection.adaptive
+        return self.forward_flops * method.gradients * size if known else 0.0
 
     def _watch(self, method: Method, state: TrainState) -> dict[str, float]:
         found = self.probe(state)

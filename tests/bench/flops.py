@@ -11,6 +11,7 @@ unit_stride.py trades arithmetic for speed both ways (Winograd less, packing mor
 """
 
 import argparse
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -34,9 +35,12 @@ def forward_flops(model, image_shape: tuple[int, ...]) -> int:
     return hlo_flops.parse(text).flops()
 
 
-def compiled_step(model, step, tx, image_shape: tuple[int, ...], chunk: int):
-    """The optimised HLO of `chunk` training steps in a scan."""
-    size = image_shape[0]
+def compiled_step(
+    model, step, tx, image_shape: tuple[int, ...], chunk: int, devices: int = 1
+):
+    """The optimised HLO of `chunk` training steps in a scan, on each of the devices."""
+    size, mesh = image_shape[0], sharding.make_mesh(devices)
+    layout = sharding.replicated(mesh)
 
     def state() -> PyTree:
         variables = init_variables(model, image_shape[1:], jax.random.key(0))
@@ -44,13 +48,13 @@ def compiled_step(model, step, tx, image_shape: tuple[int, ...], chunk: int):
 
     def run(state, image, label, rows, weight):
         key = jax.random.key(0)
-        mesh = sharding.make_mesh(1)
         return _scan(step, mesh, state, key, image, label, rows, rows, weight)
 
-    spec = jax.ShapeDtypeStruct
+    spec = partial(jax.ShapeDtypeStruct, sharding=layout)
+    place = lambda x: spec(x.shape, x.dtype)
     rows = spec((chunk, size), jnp.int32)
     lowered = jax.jit(run).lower(
-        jax.eval_shape(state),
+        jax.tree.map(place, jax.eval_shape(state)),
         spec(image_shape, jnp.uint8),
         spec((size,), jnp.int32),
         rows,

@@ -1,4 +1,5 @@
-"""Arithmetic of a compiled XLA program, loops counted as often as they run.
+"""Arithmetic and traffic between devices of a compiled XLA program, loops counted as
+often as they run.
 
 `cost_analysis()` counts the body of a loop once whatever its trip count. This walks the
 optimised HLO text instead: convolutions and dots of each computation, plus those of the
@@ -19,11 +20,18 @@ CALLEES = re.compile(r"(?:calls|to_apply|body|true_computation)=%?([\w.\-]+)")
 TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 
+SHAPE = re.compile(r"\b([a-z]+)(\d+)\[([\d,]*)\]")
+REDUCTIONS = ("all-reduce", "all-reduce-start", "reduce-scatter", "all-gather")
+
+
 @dataclass
 class Computation:
-    """FLOPs of its own instructions, and the (callee, times) that it runs."""
+    """FLOPs of its own instructions, bytes that they exchange with other devices, how
+    often they do, and the (callee, times) that it runs."""
 
     flops: int = 0
+    exchanged: int = 0
+    exchanges: int = 0
     calls: list[tuple[str, int]] = field(default_factory=list)
 
 
@@ -36,9 +44,21 @@ class Program:
 
     def flops(self, name: str | None = None) -> int:
         """FLOPs of one run of computation `name`, the entry by default."""
-        computation = self.computations[name or self.entry]
-        return computation.flops + sum(
-            times * self.flops(callee) for callee, times in computation.calls
+        return self._total("flops", name or self.entry)
+
+    def exchanged(self, name: str | None = None) -> int:
+        """Bytes that one run exchanges with other devices: those of what comes out of
+        its all-reduces and all-gathers."""
+        return self._total("exchanged", name or self.entry)
+
+    def exchanges(self, name: str | None = None) -> int:
+        """How many such operations one run has."""
+        return self._total("exchanges", name or self.entry)
+
+    def _total(self, kind: str, name: str) -> int:
+        computation = self.computations[name]
+        return getattr(computation, kind) + sum(
+            times * self._total(kind, callee) for callee, times in computation.calls
         )
 
     def loops(self, name: str | None = None) -> Iterator[tuple[str, int]]:
@@ -62,9 +82,20 @@ def parse(text: str) -> Program:
             shapes[name] = _dimensions(shape)
             if operation in ("convolution", "dot"):
                 current.flops += _flops(line, operation, shapes[name], shapes)
+            if operation in REDUCTIONS:
+                current.exchanged += _bytes(line[: line.index(operation + "(")])
+                current.exchanges += 1
             times = int(found[1]) if (found := TRIPS.search(line)) else 1
             current.calls += [(callee, times) for callee in CALLEES.findall(line)]
     return Program(computations, entry)
+
+
+def _bytes(shapes: str) -> int:
+    """Of all shapes in a text such as "(f32[3,4], u8[5])"."""
+    return sum(
+        int(bits) // 8 * prod(int(n) for n in sizes.split(",") if n)
+        for _, bits, sizes in SHAPE.findall(shapes)
+    )
 
 
 def _dimensions(shape: str | None) -> tuple[int, ...]:

@@ -107,3 +107,9 @@ def test_kubernetes_tells_mistakes_from_stops():
     assert pod["restartPolicy"] == "Never", "only then Kubernetes heeds the rules"
     names = {rule["onExitCodes"]["containerName"] for rule in rules[:2]}
     assert names == {container["name"] for container in pod["containers"]}
+
+
+def test_every_file_is_explained():
+    text = (ROOT / "launch/README.md").read_text()
+    names = {path.name for path in (ROOT / "launch").iterdir() if path.is_file()}
+    assert {name for name in names if f"`{name}`" not in text} <= {"README.md"}

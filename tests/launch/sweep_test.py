@@ -116,7 +116,7 @@ def test_begun_runs_go_on_past_failures_and_finished_ones_stay(alone, tmp_path, 
         f"failed (2), see name=npz.out  {folder}/name=npz",
         f"finished                      {resumed}",
     ]
-    assert "data.path" in (folder / "name=npz.out").read_text()
+    assert "set its path" in (folder / "name=npz.out").read_text()
     assert (resumed / "results.json").read_bytes() == (
         alone / "results.json"
     ).read_bytes()

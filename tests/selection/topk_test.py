@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxrobust.errors import UserError
-from jaxrobust.selection import ORDERS, take_top
+from jaxrobust.selection import ORDERS, padded_size, take_top
 
 KEY = jax.random.key(0)
 SIZE = 41
@@ -19,9 +19,12 @@ RANKED = pytest.mark.parametrize("order", ("hard", "easy", "mid"))
 SCORES = pytest.mark.parametrize("score", (SCORE, TIED), ids=("distinct", "tied"))
 
 
-def take(score, budget, order="hard", balanced=False, key=KEY, label=LABEL):
-    score, label = jnp.asarray(score), jnp.asarray(label)
-    return np.asarray(take_top(score, label, key, budget, order, balanced))
+def take(score, budget, order="hard", balanced=False, key=KEY, label=LABEL, more=()):
+    """`more`: scores of rows that do not count, of class 0."""
+    size = len(score)
+    score = jnp.concatenate([score, jnp.asarray(more, jnp.float32)])
+    label = jnp.pad(jnp.asarray(label), (0, len(more)))
+    return np.asarray(take_top(score, label, key, size, budget, order, balanced))
 
 
 def preference(score, order):
@@ -112,3 +115,27 @@ def test_an_impossible_budget_says_what_is_possible(budget):
 def test_an_unknown_order_lists_the_known_ones():
     with pytest.raises(UserError, match="choose from easy, hard, mid, random"):
         take(SCORE, 3, "hardest")
+
+
+@pytest.mark.parametrize("balanced", (False, True))
+@RANKED
+@BUDGETS
+def test_rows_that_do_not_count_change_nothing(order, budget, balanced):
+    alone = take(TIED, budget, order, balanced)
+    extreme = (-9.0, 0.0, 1.0, 2.0, 9.0)
+    np.testing.assert_array_equal(
+        alone, take(TIED, budget, order, balanced, more=extreme)
+    )
+
+
+@pytest.mark.parametrize("balanced", (False, True))
+def test_random_takes_only_rows_that_count(balanced):
+    found = take(SCORE, SIZE, "random", balanced, more=[0.0] * 7)
+    np.testing.assert_array_equal(found, np.arange(SIZE))
+
+
+def test_pools_of_about_one_size_share_a_program():
+    sizes = [padded_size(count) for count in range(1, 5000)]
+    assert all(0 <= size - n <= n / 8 for n, size in enumerate(sizes, 1))
+    assert len(set(sizes)) < 100
+    assert padded_size(121) == padded_size(125) == 128

@@ -10,6 +10,7 @@ from configs import guard
 from jaxrobust import data
 from jaxrobust.errors import UserError
 from jaxrobust.finished import open_run
+from jaxrobust.progress import Progress
 from jaxrobust.tasks import TASKS
 from jaxrobust.tasks.distilling import making
 from jaxrobust.tasks.distilling.sets import build_arms
@@ -17,6 +18,7 @@ from jaxrobust.tasks.fit import STOP, Preempted
 from jaxrobust.tasks.networks import load_network
 from jaxrobust.tasks.setup import build_setup
 from jaxrobust.tree import plain
+from jaxrobust.workdir import Workdir
 from tests import runs
 
 RECIPE = "--config=configs/guard.py:smoke"
@@ -166,67 +168,85 @@ def test_mistakes_get_one_line(flag, words, tmp_path):
     runs.assert_one_line_mistake(tmp_path / "run", (RECIPE, flag), words)
 
 
-MATCHING = {"dc_guard": 4, "dsa": 4, "dm": 2, "mtt_guard": 2, "tesla": 2}
-"""The arms below, and how many chunks of matching each takes."""
+WAYS = ("dc", "dm", "dsa", "mtt", "tesla")
 
 
 def matching_config():
-    """Every way that matches, one control, as small as they go."""
+    """DC with GUARD, one control, as small as they go; settings of all `WAYS`."""
     c = guard.get_config("smoke")
     c.seeds = (0,)
-    c.model.norm = "instance"
-    c.distill.ipc = (2,)
+    c.model.norm, c.model.widths = "instance", (4,)
     c.distill.controls = ("random",)
     c.distill.eps = ()
-    c.eval.attacks = {"pgd": c.eval.attacks.pgd.to_dict()}
-    c.distill.arms = {
-        name: {"method": how, "real": real or "standard"}
-        for name in MATCHING
-        for how, _, real in [name.partition("_")]
-    }
+    c.distill.arms = {"dc": {"method": "dc", "real": "guard"}}
     c.distill.methods = {**guard.matchings(num_networks=2), **guard.trajectories()}
     for name in ("dc", "dsa", "dm"):
         c.distill.methods[name].matching.update(real_batch=4, chunk_steps=1)
+    for name in ("dsa", "dm"):
+        c.distill.methods[name].ops = ("flip",)
     for name in ("mtt", "tesla"):
         spec = c.distill.methods[name].trajectory
         spec.update(num_steps=2, chunk_steps=1, inner_steps=3, batch_size=10)
-        spec.update(max_start=1, learning_rate=10.0)
+        spec.update(max_start=1, learning_rate=10.0, ops=("flip",))
         spec.experts.update(count=2, epochs=2, batch_size=50)
     return plain(c)
 
 
+def test_students_of_matched_images_learn_hard_labels(tmp_path):
+    config = matching_config()
+    config["eval"]["attacks"] = {"pgd": config["eval"]["attacks"]["pgd"]}
+    TASKS["distill"](config, str(tmp_path / "run"))
+    found = {row["name"]: row.get("labels") for row in table(tmp_path / "run")}
+    assert found == {
+        "guard / all images": None,
+        "random_hard / ipc 2": "hard",
+        "dc / ipc 2": "hard",
+    }
+
+
 class Stops:
-    """Asks for an end after the first chunk of each arm, once."""
+    """Asks for an end at the first question."""
 
     def __init__(self):
-        self._plan = iter([k == 0 for n in MATCHING.values() for k in range(n)])
+        self._plan = iter([True])
 
     def asked(self):
-        return next(self._plan)
+        return next(self._plan, False)
 
 
-def test_matching_makes_sets_and_goes_on_where_it_was_cut(tmp_path, monkeypatch):
-    config, whole, cut = matching_config(), tmp_path / "whole", tmp_path / "cut"
-    TASKS["distill"](config, str(whole))
-    names = [row["name"] for row in table(whole) if "ipc" in row]
-    assert names == ["random_hard / ipc 2", *(f"{arm} / ipc 2" for arm in MATCHING)]
-    assert all(row["labels"] == "hard" for row in table(whole) if "ipc" in row)
+@pytest.mark.parametrize("how", WAYS)
+def test_matching_moves_images_and_goes_on_where_it_was_cut(how, tmp_path, monkeypatch):
+    config = matching_config()
+    config["distill"]["arms"] = {how: {"method": how, "real": "standard"}}
+    setup = build_setup(config)
+    (arm,) = build_arms(setup)
+
+    def job(name):
+        workdir = Workdir(str(tmp_path / name), config)
+        return making.Job("images", 2, 0, workdir, Progress(1.0))
+
+    whole = arm.distiller.distil(job("whole"), None)
+    assert whole.shape == (10, 2, 8, 8, 1)
+    assert whole.min() >= 0 and whole.max() <= 1
+    start = config["distill"]["methods"][how]
+    start = start.get("matching", start.get("trajectory"))["start"]
+    first = making.first_images(setup, job("whole"), start)
+    assert np.abs(whole - first).max() > 1e-4
     monkeypatch.setattr(making, "STOP", Stops())
-    for _ in MATCHING:
-        with pytest.raises(Preempted):
-            TASKS["distill"](config, str(cut))
-    TASKS["distill"](config, str(cut))
-    for arm in MATCHING:
-        first, second = (
-            images_of(workdir / "distilled" / f"{arm}-ipc2-set0.npz")
-            for workdir in (whole, cut)
-        )
-        np.testing.assert_array_equal(first, second)
-        assert first.std() > 0
-    assert sorted(path.name for path in (cut / "experts").iterdir()) == [
-        "guard-set0",
-        "standard-set0",
-    ]
+    with pytest.raises(Preempted):
+        arm.distiller.distil(job("cut"), None)
+    assert list((tmp_path / "cut" / "distilled").glob("images.state.npz"))
+    np.testing.assert_array_equal(arm.distiller.distil(job("cut"), None), whole)
+
+
+def test_the_plain_arm_comes_first():
+    config = matching_config()
+    names = {"a_guard": "guard", "b_plain": "standard", "c_adv": "pgd_at"}
+    config["distill"]["arms"] = {
+        name: {"method": "dc", "real": real} for name, real in names.items()
+    }
+    arms = [arm.name for arm in build_arms(build_setup(config))]
+    assert arms == ["b_plain", "a_guard", "c_adv"]
 
 
 @pytest.fixture(scope="module")

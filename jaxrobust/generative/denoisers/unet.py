@@ -16,6 +16,7 @@ from jaxrobust.generative.denoisers.conditioning import (
     compute_dtype,
 )
 from jaxrobust.models.conv import canonical
+from jaxrobust.models.norms import GroupNorm
 
 CHANNELS_PER_GROUP = 8
 HEAD_CHANNELS = 64
@@ -179,7 +180,7 @@ class _Norm(nn.Module):
     def __call__(self, x: Array) -> Array:
         groups = max(x.shape[-1] // CHANNELS_PER_GROUP, 1)
         groups = math.gcd(min(groups, MAX_GROUPS), x.shape[-1])
-        return nn.GroupNorm(groups, epsilon=1e-5, dtype=self.dtype)(x)
+        return GroupNorm(groups, epsilon=1e-5, dtype=self.dtype)(x)
 
 
 def _halve(x: Array) -> Array:

@@ -17,6 +17,7 @@ from jaxrobust.report.sections.generated import generated_images
 from jaxrobust.report.sections.images import image_grids
 from jaxrobust.report.sections.pareto import pareto
 from jaxrobust.report.sections.per_class import class_accuracies
+from jaxrobust.report.sections.profile import phase_shares
 from jaxrobust.report.sections.provenance import configuration, provenance, run_again
 from jaxrobust.report.sections.proxy_distance import proxy_distance
 from jaxrobust.report.sections.results import results
@@ -51,6 +52,7 @@ SECTIONS: tuple[Callable[[Run], Section | None], ...] = (
     filtered_images,
     proxy_distance,
     time_split,
+    phase_shares,
     passed_checks,
     provenance,
     run_again,

@@ -44,7 +44,8 @@ class Arm:
 
 
 def build_arms(setup: Setup) -> list[Arm]:
-    """The arms of `config.distill`, in their order."""
+    """The arms of `config.distill`; those that learn real images plainly come first, as
+    others are compared with them."""
     spec, arms = setup.config["distill"], []
     for name, given in spec["arms"].items():
         if set(given) != {"method", "real"}:
@@ -59,7 +60,8 @@ def build_arms(setup: Setup) -> list[Arm]:
         arms.append(Arm(name, how, real, distiller))
     if not arms:
         raise UserError("distill.arms is empty: name at least one way to distil")
-    return arms
+    kind = lambda arm: setup.config["methods"][arm.real.name]["objective"]["name"]
+    return sorted(arms, key=lambda arm: kind(arm) != "standard")
 
 
 @dataclass

@@ -113,6 +113,7 @@ class Students:
             workdir,
             progress,
             probe=None,
+            tracer=None,
         )
 
     def _fresh(self, seed: int) -> TrainState:

@@ -1,0 +1,82 @@
+"""After the first seed everything is compiled: no later one compiles anything, down to
+the operations outside of all programs.
+
+JAX logs every program it compiles, those that it finds in its cache on disk as well.
+"""
+
+import logging
+from contextlib import contextmanager
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.runs import run
+
+COMPILED = "Finished XLA compilation"
+
+
+class Diary(logging.Handler):
+    """What JAX and the run say, in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record):
+        """Keep the line."""
+        self.lines.append(record.getMessage())
+
+    def compiled(self, first=0, end=None):
+        """Lines about a compilation, of all or of a part."""
+        return [line for line in self.lines[first:end] if line.startswith(COMPILED)]
+
+    def last(self, text):
+        """Where `text` was said last."""
+        return max(i for i, line in enumerate(self.lines) if text in line)
+
+
+@contextmanager
+def diary():
+    """All that is logged meanwhile, JAX's compilations included."""
+    handler, asked = Diary(), jax.config.jax_log_compiles
+    loggers = [logging.getLogger(name) for name in ("jax", "jaxrobust")]
+    propagated = loggers[0].propagate
+    jax.config.update("jax_log_compiles", True)
+    try:
+        loggers[0].propagate = False
+        for logger in loggers:
+            logger.addHandler(handler)
+        yield handler
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+        loggers[0].propagate = propagated
+        jax.config.update("jax_log_compiles", asked)
+
+
+def test_the_diary_sees_every_new_shape_once():
+    double = jax.jit(lambda x: 2 * x)
+    rows = [jnp.asarray(np.zeros(size, np.float32)) for size in (3, 3, 4)]
+    with diary() as seen:
+        counts = [(double(x), len(seen.compiled()))[1] for x in rows]
+    assert counts == [1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "hybrid",  # two rounds for each seed, over pools whose sizes differ
+        "data_selection",
+        "coreset",
+    ],
+)
+def test_a_second_seed_compiles_nothing(recipe, tmp_path):
+    with diary() as seen:
+        given = (f"--config=configs/{recipe}.py:smoke", "--config.seeds=(0,1)")
+        run(tmp_path / "run", *given)
+    first, second = seen.last(", seed 0: "), seen.last(", seed 1: ")
+    assert first < second, "the run did not go on to a second seed"
+    assert len(seen.compiled()) > 10, "the first seed was not seen to compile"
+    assert not seen.compiled(first, second)
