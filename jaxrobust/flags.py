@@ -20,6 +20,7 @@ class Arguments(NamedTuple):
     coordinator: str
     num_processes: int
     process_id: int
+    cpu_devices: int
 
 
 def parse(argv: Sequence[str]) -> Arguments:
@@ -47,6 +48,7 @@ def parse(argv: Sequence[str]) -> Arguments:
         values.coordinator,
         values.num_processes,
         values.process_id,
+        values.cpu_devices,
     )
 
 
@@ -63,6 +65,7 @@ def _define(argv: Sequence[str]):
     flags.DEFINE_string("coordinator", "", "host:port", flag_values=values)
     flags.DEFINE_integer("num_processes", 1, "of the group", flag_values=values)
     flags.DEFINE_integer("process_id", 0, "of this one", flag_values=values)
+    flags.DEFINE_integer("cpu_devices", 0, "a CPU as so many", flag_values=values)
     return values
 
 

@@ -31,6 +31,7 @@ def _run(arguments: Any) -> int:
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("jaxrobust").setLevel(logging.INFO)
+    sharding.split_cpu(arguments.cpu_devices)
     group = sharding.start_distributed(
         arguments.coordinator, arguments.num_processes, arguments.process_id
     )

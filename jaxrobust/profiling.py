@@ -16,7 +16,7 @@ import jax
 from jaxrobust.errors import UserError
 
 PHASES = ("attack", "score", "select", "update")
-HOST, WINDOW = "host/", "traced"
+HOST, WINDOW, PROBE = "host/", "traced", "host/probe"
 TOP_OPERATIONS = 12
 # Dense bf16 multiply-adds as two operations a second, by the makers' data sheets; the
 # first name that the device's own name begins with counts.
@@ -49,10 +49,10 @@ class Span(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """`window` is what was asked for; `devices` have the operations of each device,
-    `host` what the program annotated."""
+    """`windows` are what was asked for, one after the other; `devices` have the
+    operations of each device, `host` what the program annotated."""
 
-    window: Span
+    windows: list[Span]
     devices: dict[str, list[Span]]
     host: list[Span]
 
@@ -64,9 +64,11 @@ class Operation(NamedTuple):
     container: bool
 
 
-def read_trace(folder: Path) -> Trace:
+def read_trace(folder: Path, module: str) -> Trace:
     """The newest trace below `folder`, as `jax.profiler` leaves it.
 
+    Operations of other compiled programs than `module` are called "<module>/<name>".
+    Probes of accuracy on the way, which compile once, are no part of the windows.
     Raises `UserError` where there is none, or no window in it.
     """
     files = sorted(folder.glob("plugins/profile/*/*.xplane.pb"))
@@ -84,16 +86,34 @@ def read_trace(folder: Path) -> Trace:
         for line in operations if accelerator else lines:
             for event in line.events:
                 span = Span(event.name, event.start_ns, event.end_ns)
-                name = _operation_name(event, accelerator)
+                name = _operation_name(event, module, accelerator)
                 if name:
                     devices.setdefault(plane.name, []).append(span._replace(name=name))
                 elif event.name == WINDOW or event.name.startswith(HOST):
                     host.append(span)
+    # Where there is an accelerator, the host's operations are their launches.
+    real = {name: s for name, s in devices.items() if name.startswith("/device:")}
     windows = [span for span in host if span.name == WINDOW]
     if not windows:
         raise UserError(f"{files[-1]} has no event {WINDOW!r}: it is not a run's trace")
-    annotated = [span for span in host if span.name != WINDOW]
-    return Trace(windows[0], devices, annotated)
+    probes = [span for span in host if span.name == PROBE]
+    annotated = [span for span in host if span.name not in (WINDOW, PROBE)]
+    return Trace(without(windows[0], probes), real or devices, annotated)
+
+
+def without(window: Span, holes: Iterable[Span]) -> list[Span]:
+    """The parts of a window that are in none of the holes."""
+    parts, start = [], window.start
+    for hole in sorted(holes, key=lambda span: span.start):
+        parts.append(Span(window.name, start, min(hole.start, window.end)))
+        start = max(start, hole.end)
+    parts.append(Span(window.name, start, window.end))
+    return [part for part in parts if part.start < part.end]
+
+
+def read_module(hlo: str) -> str:
+    """The name of a compiled program, out of its text."""
+    return hlo.split(maxsplit=2)[1].rstrip(",")
 
 
 def read_program(hlo: str) -> dict[str, Operation]:
@@ -153,13 +173,13 @@ def summarise(trace: Trace, program: Mapping[str, Operation]) -> dict[str, Any]:
     which sum to 1; `busy` is all but the last, the mean over devices. `operations` are
     the largest; `host_seconds` may overlap with what devices do.
     """
-    window = trace.window
-    length = window.end - window.start
+    windows = trace.windows
+    length = sum(window.end - window.start for window in windows)
     devices = max(len(trace.devices), 1)
     taken: dict[str, float] = defaultdict(float)
     calls: Counter[str] = Counter()
     for spans in trace.devices.values():
-        spans = list(_clipped(spans, window))
+        spans = list(_clipped(spans, windows))
         for name, time in time_of_each(spans, program).items():
             taken[name] += time
         calls.update(span.name for span in spans)
@@ -170,7 +190,7 @@ def summarise(trace: Trace, program: Mapping[str, Operation]) -> dict[str, Any]:
     largest = sorted(taken.items(), key=lambda item: -item[1])
     busy = min(sum(shares.values()), 1.0)
     host: dict[str, float] = defaultdict(float)
-    for span in _clipped(trace.host, window):
+    for span in _clipped(trace.host, windows):
         host[span.name.removeprefix(HOST)] += (span.end - span.start) / 1e9
     return {
         "seconds": length / 1e9,
@@ -225,17 +245,21 @@ def peak_flops(device_kind: str) -> float:
     return 0.0
 
 
-def _operation_name(event: Any, accelerator: bool) -> str:
+def _operation_name(event: Any, module: str, accelerator: bool) -> str:
     """What the compiled program calls it; "" for what is no operation of a device."""
-    name = str(dict(event.stats).get("hlo_op", ""))
+    said = dict(event.stats)
+    name = str(said.get("hlo_op", ""))
     if not name and accelerator:
         name = event.name
-    return name.removeprefix("%").split(" ")[0]
+    name = name.removeprefix("%").split(" ")[0]
+    of = str(said.get("hlo_module", module))
+    return name if of == module or not name else f"{of}/{name}"
 
 
-def _clipped(spans: Iterable[Span], window: Span) -> Iterator[Span]:
-    """The parts inside of the window that have some length."""
-    for span in spans:
-        start, end = max(span.start, window.start), min(span.end, window.end)
-        if start < end:
-            yield Span(span.name, start, end)
+def _clipped(spans: Iterable[Span], windows: Iterable[Span]) -> Iterator[Span]:
+    """The parts inside of the windows that have some length."""
+    for window in windows:
+        for span in spans:
+            start, end = max(span.start, window.start), min(span.end, window.end)
+            if start < end:
+                yield Span(span.name, start, end)

@@ -86,6 +86,15 @@ def wait_for_all(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
+def split_cpu(count: int) -> None:
+    """Let the CPU be `count` devices, 0 to leave it as it is. Small networks keep one
+    core of it busy each. Must run before any other JAX call."""
+    if count < 0:
+        raise UserError(f"--cpu_devices={count} is negative: one for each core is best")
+    if count:
+        jax.config.update("jax_num_cpu_devices", count)
+
+
 def start_distributed(coordinator: str, num_processes: int, process_id: int) -> bool:
     """Join the other processes if a flag or a cluster environment says so.
 
@@ -104,7 +113,7 @@ def start_distributed(coordinator: str, num_processes: int, process_id: int) -> 
             coordinator,
             num_processes=num_processes,
             process_id=process_id,
-            initialization_timeout=60,
+            initialization_timeout=300,
         )
         return True
     several_tasks = int(os.environ.get("SLURM_NTASKS", "1")) > 1

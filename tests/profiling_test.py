@@ -1,5 +1,6 @@
 """Traces with known answers: whose time a moment is, whose scope an operation has."""
 
+import jax
 import pytest
 
 from jaxrobust import profiling
@@ -35,6 +36,9 @@ metadata={op_name="jit(train_chunk)/while/body/update/transpose(jvp())/mul"}
   ROOT %copy.3 = f32[4]{0} copy(%x)
 }
 """
+
+
+MODULE = "jit_train_chunk"
 
 
 @pytest.mark.parametrize(
@@ -79,7 +83,7 @@ def test_a_trace_of_known_shares():
         Span("dot.3", -20, 0),
     ]
     host = [Span("host/feed", 0, 20), Span("host/feed", 90, 130)]
-    trace = Trace(Span("traced", 0, 100), {"cpu": operations}, host)
+    trace = Trace([Span("traced", 0, 100)], {"cpu": operations}, host)
     found = profiling.summarise(trace, profiling.read_program(PROGRAM))
     assert found["shares"] == pytest.approx(
         {"attack": 0.30, "score": 0.10, "select": 0.05, "update": 0.25, "other": 0.04}
@@ -93,6 +97,33 @@ def test_a_trace_of_known_shares():
     shares = [row["share"] for row in found["operations"]]
     assert shares == sorted(shares, reverse=True)
     assert shares[0] == pytest.approx(0.25)
+
+
+def test_probes_are_left_out():
+    window, probe = Span("traced", 0, 100), Span("host/probe", 40, 60)
+    rest = [Span("traced", 0, 40), Span("traced", 60, 100)]
+    assert profiling.without(window, [probe]) == rest
+    operations = [Span("dot.3", 30, 50), Span("add.3", 58, 90)]
+    trace = Trace(rest, {"cpu": operations}, [])
+    found = profiling.summarise(trace, profiling.read_program(PROGRAM))
+    shares = found["shares"]
+    assert (shares["score"], shares["update"]) == pytest.approx((10 / 80, 30 / 80))
+    assert found["seconds"] == pytest.approx(80e-9)
+
+
+@pytest.mark.parametrize(
+    "holes, left",
+    [
+        ([], [(10, 20)]),
+        ([(0, 12), (11, 13)], [(13, 20)]),
+        ([(18, 30)], [(10, 18)]),
+        ([(0, 40)], []),
+        ([(40, 50), (0, 5)], [(10, 20)]),
+    ],
+)
+def test_holes_may_overlap_and_reach_out(holes, left):
+    found = profiling.without(Span("w", 10, 20), [Span("h", *hole) for hole in holes])
+    assert found == [Span("w", *part) for part in left]
 
 
 def test_operations_that_run_at_once_share_the_time():
@@ -112,19 +143,71 @@ def test_a_loop_has_what_its_body_leaves_even_from_another_thread():
 def test_two_devices_are_averaged():
     program = {"dot": Operation("attack", False)}
     devices = {"gpu0": [Span("dot", 0, 10)], "gpu1": [Span("dot", 0, 5)]}
-    found = profiling.summarise(Trace(Span("traced", 0, 10), devices, []), program)
+    found = profiling.summarise(Trace([Span("traced", 0, 10)], devices, []), program)
     assert found["shares"]["attack"] == pytest.approx(0.75)
     assert found["shares"]["host"] == pytest.approx(0.25)
 
 
 def test_a_window_without_operations_is_all_the_hosts():
-    found = profiling.summarise(Trace(Span("traced", 0, 10), {}, []), {})
+    found = profiling.summarise(Trace([Span("traced", 0, 10)], {}, []), {})
     assert found["shares"]["host"] == 1 and found["operations"] == []
+
+
+def gpu_trace(window="traced"):
+    """As a GPU leaves it: kernels in streams, and the same time told again."""
+
+    def event(kind, start, length, op="", module=MODULE):
+        said = f'stats {{ metadata_id: 1 str_value: "{op}" }}' if op else ""
+        said += f' stats {{ metadata_id: 2 str_value: "{module}" }}'
+        when = f"offset_ps: {start * 1000} duration_ps: {length * 1000}"
+        return f"events {{ metadata_id: {kind} {when} {said} }}"
+
+    def plane(name, **lines):
+        told = [
+            f'lines {{ name: "{line.replace("_", " ")}" {" ".join(events)} }}'
+            for line, events in lines.items()
+        ]
+        names = ["", window, "host/feed", "kernel", "memcpy32"]
+        told += [
+            f'event_metadata {{ key: {i} value {{ id: {i} name: "{x}" }} }}'
+            for i, x in enumerate(names)
+        ]
+        told += [
+            f'stat_metadata {{ key: {i} value {{ id: {i} name: "{x}" }} }}'
+            for i, x in enumerate(["", "hlo_op", "hlo_module"])
+        ]
+        return f'planes {{ name: "{name}" {" ".join(told)} }}'
+
+    host = [event(1, 0, 100), event(2, 0, 7), event(3, 0, 90, "sign.2")]
+    stream = [event(3, 10, 30, "sign.2"), event(3, 40, 20, "add.3"), event(4, 70, 5)]
+    stream += [event(3, 80, 10, "add.3", "jit_another")]
+    device = plane("/device:GPU:0", Stream_7=stream, XLA_Modules=[event(3, 0, 90)])
+    return plane("/host:CPU", python=host) + device
+
+
+@pytest.mark.skipif(
+    not hasattr(jax.profiler, "ProfileData"), reason="this jax cannot read traces"
+)
+def test_the_kernels_of_a_gpu_count_once(tmp_path):
+    folder = tmp_path / "plugins/profile/now"
+    folder.mkdir(parents=True)
+    write = jax.profiler.ProfileData.text_proto_to_serialized_xspace
+    (folder / "vm.xplane.pb").write_bytes(write(gpu_trace()))
+    trace = profiling.read_trace(tmp_path, MODULE)
+    found = profiling.summarise(trace, profiling.read_program(PROGRAM))
+    assert found["shares"] == pytest.approx(
+        {"attack": 0.30, "score": 0, "select": 0, "update": 0.20, "other": 0.15}
+        | {"host": 0.35}
+    )
+    assert found["host_seconds"] == pytest.approx({"feed": 7e-9})
+    (folder / "vm.xplane.pb").write_bytes(write(gpu_trace("another")))
+    with pytest.raises(UserError, match="no event 'traced'"):
+        profiling.read_trace(tmp_path, MODULE)
 
 
 def test_a_folder_without_a_trace(tmp_path):
     with pytest.raises(UserError, match="profile.num_steps"):
-        profiling.read_trace(tmp_path)
+        profiling.read_trace(tmp_path, MODULE)
 
 
 def test_peaks_are_told_by_the_devices_own_names():

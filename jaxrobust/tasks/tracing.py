@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from jaxrobust import profiling, sharding
+from jaxrobust.errors import UserError
 from jaxrobust.types import TrainState
 from jaxrobust.workdir import Workdir
 
@@ -39,8 +40,7 @@ class Tracer:
 
     def __init__(self, workdir: Workdir, start_step: int, num_steps: int):
         self._workdir, self._start, self._count = workdir, start_step, num_steps
-        done = (workdir.path / SUMMARY).exists()
-        self._wanted = num_steps > 0 and not done and sharding.is_lead()
+        self._wanted = num_steps > 0 and sharding.is_lead()
         self._open: ExitStack | None = None
         self._traced: _Traced | None = None
 
@@ -51,6 +51,8 @@ class Tracer:
         or is to be compiled where that is None."""
         if self._traced and self._open and executable is not self._traced.executable:
             self._stop(state)
+        if self._wanted and (self._workdir.path / SUMMARY).exists():
+            self._wanted = False
         if self._wanted and executable is not None and step >= self._start:
             self._wanted = False
             self._traced = _Traced(stage, executable, step)
@@ -93,9 +95,13 @@ class Tracer:
         if not hasattr(jax.profiler, "ProfileData"):
             logger.warning("profile: no summary: this version of jax cannot read it")
             return
-        trace = profiling.read_trace(folder)
-        program = profiling.read_program(traced.executable.as_text())
-        found = profiling.summarise(trace, program)
+        hlo = traced.executable.as_text()
+        try:
+            trace = profiling.read_trace(folder, profiling.read_module(hlo))
+        except UserError as error:  # no reason to end the run
+            logger.warning("profile: no summary: %s", error)
+            return
+        found = profiling.summarise(trace, profiling.read_program(hlo))
         steps = traced.end - traced.first_step
         speed = flops_per_step() * steps / found["seconds"]
         self._workdir.write(SUMMARY, {**_facts(traced), **_utilisation(speed), **found})

@@ -41,7 +41,7 @@ def assert_same_run(found, expected):
 
 def test_eight_devices_give_the_result_of_one(one_device, tmp_path):
     workdir = tmp_path / "run"
-    runs.run_process(workdir, *CONFIG, XLA_FLAGS=DEVICES.format(8))
+    runs.run_process(workdir, *CONFIG, "--cpu_devices=8")
     assert runs.card(workdir)["device"].startswith("8 x")
     assert_same_run(workdir, one_device)
 

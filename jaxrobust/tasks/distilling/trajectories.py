@@ -11,6 +11,8 @@ from jax import Array
 
 from jaxrobust import optim, rng, sharding
 from jaxrobust.data.image_set import gather
+from jaxrobust.distill import mtt as exact
+from jaxrobust.distill import tesla as constant
 from jaxrobust.distill.dsa import PUBLISHED, make_dsa
 from jaxrobust.distill.experts import (
     draw_segment,
@@ -20,8 +22,6 @@ from jaxrobust.distill.experts import (
     write_expert,
 )
 from jaxrobust.distill.images import image_sgd
-from jaxrobust.distill.mtt import trajectory_match
-from jaxrobust.distill.tesla import constant_memory_match
 from jaxrobust.distill.trajectory import (
     Segment,
     TrajectoryState,
@@ -38,15 +38,13 @@ from jaxrobust.tasks.setup import Method, Setup
 from jaxrobust.train_step import StepOptions, make_train_step
 from jaxrobust.types import PyTree, TrainState
 
-INNER_PASSES = 9.0
-"""A student's step with its gradient: forward and back, twice, and once more."""
-
 
 class Trajectories:
     """Segments of experts' ways, matched one after another.
 
     Experts learn the real images by `real`: GUARD enters there and nowhere else. They
-    are trained once for every set and shared by all numbers of images.
+    are trained once for every set and shared by all numbers of images. An inner step of
+    `make_match` with its gradient is `passes` forward passes.
     """
 
     soft = False
@@ -56,6 +54,7 @@ class Trajectories:
         setup: Setup,
         real: Method,
         make_match: Any,
+        passes: float,
         *,
         num_steps: int,
         chunk_steps: int,
@@ -74,7 +73,7 @@ class Trajectories:
         experts: Mapping[str, Any],
     ):
         self.setup, self.real, self.experts, self.start = setup, real, experts, start
-        work = INNER_PASSES * inner_steps * batch_size
+        work = passes * inner_steps * batch_size
         self.loop = Loop(num_steps, chunk_steps, work)
         check_start(start)
         self.first_rate, self.ops = first_rate, ops
@@ -174,17 +173,21 @@ def mtt(setup: Setup, real: Method, trajectory: Mapping) -> Trajectories:
     """The exact gradient through all inner steps; `trajectory` has the keywords of
     `Trajectories`. Ref: arXiv:2203.11932; GUARD has no code for it, so that its experts
     are our reading."""
-    return _make(setup, real, trajectory_match, trajectory)
+    return _make(setup, real, exact.trajectory_match, exact.PASSES, trajectory)
 
 
 def tesla(setup: Setup, real: Method, trajectory: Mapping) -> Trajectories:
     """The same in constant memory, with another gradient. Ref: arXiv:2211.10586.
     Deviates: labels stay hard."""
-    return _make(setup, real, constant_memory_match, trajectory)
+    return _make(
+        setup, real, constant.constant_memory_match, constant.PASSES, trajectory
+    )
 
 
-def _make(setup, real: Method, make_match, trajectory: Mapping) -> Trajectories:
+def _make(
+    setup: Setup, real: Method, make_match: Any, passes: float, trajectory: Mapping
+) -> Trajectories:
     try:
-        return Trajectories(setup, real, make_match, **trajectory)
+        return Trajectories(setup, real, make_match, passes, **trajectory)
     except TypeError as error:
         raise UserError(f"distill.methods: trajectory: {error}") from error
