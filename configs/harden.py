@@ -63,6 +63,7 @@ def small(c) -> None:
     c.optim.schedule.warmup_percent = 5.0
     small = generate.get_config("small_cifar10").generator.to_dict()
     c.generator = small
+    c.generator.denoiser.widths = (16, 32)
     c.generator.train.num_steps = 300
     c.generator.train.batch_size = 32
     c.generator.train.chunk_steps = 25

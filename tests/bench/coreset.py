@@ -2,7 +2,8 @@
 NumPy OMP.
 
     pip install apricot-select submodlib-py
-    python -m tests.bench.coreset [--run RUN --network NAME] [--depth 64]
+    [XLA_FLAGS=--xla_force_host_platform_device_count=2] \
+        python -m tests.bench.coreset [--run RUN --network NAME] [--depth 64] \
         [--budget 2500] [--rounds 3] [--seed 0]
 
 Last-layer gradients of 10 classes x 500 points with K = 10: those of the attacked
@@ -89,9 +90,10 @@ def error(delta, embedding, index, weight) -> float:
 
 
 def ours(method, delta, embedding, budget):
-    """Positions and weights on the host."""
+    """Positions and weights on the host; classes are laid over all devices."""
     factors = Factors(jax.numpy.asarray(delta[:, None]), embedding[:, None])
-    picked = method(factors, LABEL, budget, jax.random.key(0))
+    mesh = sharding.make_mesh(0) if jax.device_count() > 1 else None
+    picked = method(factors, LABEL, budget, jax.random.key(0), mesh=mesh)
     return np.asarray(picked.index), np.asarray(picked.weight), 1.0
 
 
