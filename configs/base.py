@@ -46,6 +46,7 @@ def get_config() -> ConfigDict:
         "ema_decay": 0.0,  # weight averaging, 0: off
         "weight_norm": "global",  # loss weights count everywhere, or within their batch
         "device_gb": 4.0,  # pools up to this size live on the device
+        "shard_params": False,  # large weights lie over the devices between steps
     }
     c.profile = {  # a trace of training steps in whole chunks, docs/profiling.md
         "start_step": 0,

@@ -165,12 +165,18 @@ def small_cifar10_dc(c) -> None:
     """DC on small CIFAR-10, one image per class and 100 networks."""
     small_cifar10(c)
     c.distill.ipc = (1,)
-    c.model.norm = "instance"
-    c.methods = real_methods(curvature(0.391, 0.6, "norm", "sign"), 0.5 / 255, 10)
-    c.distill.arms = arms("dc", "guard")
-    c.distill.methods = matchings(num_networks=100)
+    matched(c, 0.5 / 255, num_networks=100, num_steps=300)
     c.distill.methods.dc.matching.real_batch = 64
-    dc_student(c, num_steps=300)
+
+
+def matched(c, step_size: float, num_networks: int, num_steps: int) -> None:
+    """DC as far as both sizes share it: lambda 100, h 0.6, sign, batches of 256 in the
+    paper, no BatchNorm."""
+    c.model.norm = "instance"
+    c.methods = real_methods(curvature(0.391, 0.6, "norm", "sign"), step_size, 10)
+    c.distill.arms = arms("dc", "guard")
+    c.distill.methods = matchings(num_networks)
+    dc_student(c, num_steps)
 
 
 def papers(c) -> None:
@@ -208,15 +214,11 @@ def cifar10_sre2l(c) -> None:
 
 
 def cifar10_dc(c) -> None:
-    """lambda 100, h 0.6, sign, batches of 256 there; 1,000 networks. The paper has no
-    row of ipc 50."""
+    """1,000 networks. The paper has no row of ipc 50."""
     cifar10(c)
     c.distill.ipc = (1, 10)
-    c.model = {"name": "convnet", "norm": "instance", **CIFAR10}
-    c.methods = real_methods(curvature(0.391, 0.6, "norm", "sign"), 0.25 / 255, 10)
-    c.distill.arms = arms("dc", "guard")
-    c.distill.methods = matchings(num_networks=1000)
-    dc_student(c, num_steps=1000)
+    c.model = {"name": "convnet", **CIFAR10}
+    matched(c, 0.25 / 255, num_networks=1000, num_steps=1000)
 
 
 def cifar10_mtt(c) -> None:

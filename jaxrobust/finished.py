@@ -59,10 +59,10 @@ class FinishedRun:
                 "were removed; run it again with the same command"
             )
         train = self.config["train"]
-        # Students of distilled images have a recipe of their own, without averages.
-        student = row.get("recipe") == "student"
-        own = self.config["student"] if student else self.config
-        with_ema = train["ema_decay"] > 0 and not student
+        # A recipe of its own is a block of the configuration, without averages.
+        recipe = row.get("recipe")
+        own = self.config[recipe] if recipe else self.config
+        with_ema = train["ema_decay"] > 0 and not recipe
         tx = optim.make_optimiser(own["optim"], total_steps=1)
         # The networks of a comparison are called by their choice, which never adapts.
         method = self.config["methods"].get(row["name"].partition(" / ")[0], {})
@@ -74,7 +74,7 @@ class FinishedRun:
 
         laid_out = partial(_laid_out, sharding.replicated(mesh))
         like = jax.tree.map(laid_out, jax.eval_shape(fresh, jax.random.key(0)))
-        best = train["keep"] == "best_val" and not student
+        best = train["keep"] == "best_val" and not recipe
         return eval_variables(_restored(folder, best, like))
 
 

@@ -16,8 +16,8 @@ SECONDS_BETWEEN_LINES = 10.0
 class Progress:
     """Progress over the planned work of a whole run.
 
-    Work is counted in gradient evaluations of images, so that stages of different cost
-    (standard and adversarial training, sampling) add up to one honest estimate.
+    Work is counted in forward passes of the run's network on one image, so that stages
+    of different cost (standard and adversarial training, sampling) add up.
     """
 
     def __init__(self, total_work: float):

@@ -26,18 +26,24 @@ def build(kind: str, table: Mapping[str, Callable], spec: Mapping, **given) -> A
     if "name" not in options:
         raise UserError(f"{kind} needs a name: choose from {', '.join(sorted(table))}")
     name = options.pop("name")
-    leaf = lookup(kind, table, name)
+    return call(f"{kind} {name!r}", lookup(kind, table, name), options, given)
+
+
+def call(what: str, leaf: Callable, options: Mapping, given: Mapping) -> Any:
+    """`leaf(**options)` with whatever it declares of `given`; mistakes as in `build`,
+    where `what` is the name of the block of options."""
     parameters = inspect.signature(leaf).parameters
     allowed = [key for key in parameters if key not in given]
     for key in options:
         if key not in allowed:
-            raise unknown_name(f"key of {kind} {name!r}", key, allowed or ["(none)"])
-    options.update({key: given[key] for key in given if key in parameters})
+            raise unknown_name(f"key of {what}", key, allowed or ["(none)"])
+    supplied = {key: given[key] for key in given if key in parameters}
+    arguments = {**options, **supplied}
     missing = [
         key
         for key, parameter in parameters.items()
-        if parameter.default is inspect.Parameter.empty and key not in options
+        if parameter.default is inspect.Parameter.empty and key not in arguments
     ]
     if missing:
-        raise UserError(f"{kind} {name!r} needs a value for {', '.join(missing)}")
-    return leaf(**options)
+        raise UserError(f"{what} needs a value for {', '.join(missing)}")
+    return leaf(**arguments)

@@ -1,5 +1,5 @@
-"""One program on any number of devices: batches are split, everything else is
-copied."""
+"""One program on any number of devices: batches are split, everything else is copied,
+or, where memory is short, large weights are laid over the devices between two steps."""
 
 import os
 from functools import partial
@@ -13,6 +13,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxrobust.errors import UserError
 
 AXIS = "data"
+LARGE_BYTES = 2**16
+"""Smaller arrays are copied: to fetch them takes a latency, whatever their size."""
 T = TypeVar("T")
 
 
@@ -32,6 +34,11 @@ def split_batch(tree: T, mesh: Mesh) -> T:
     """Inside jit: lay the leading axis of every leaf over the devices."""
     layout = NamedSharding(mesh, PartitionSpec(AXIS))
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, layout), tree)
+
+
+def constrain(tree: T, layout: Any) -> T:
+    """Inside jit: lay every leaf out as the tree `layout` says."""
+    return jax.tree.map(jax.lax.with_sharding_constraint, tree, layout)
 
 
 def constrain_replicated(tree: T, mesh: Mesh) -> T:
@@ -57,6 +64,39 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
 def replicated(mesh: Mesh) -> NamedSharding:
     """The layout of a full copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def spread(tree: Any, mesh: Mesh) -> Any:
+    """As `replicate`, but of large arrays each device gets its part of the longest axis
+    that divides evenly; where none does, a copy."""
+
+    def put(x):
+        value = np.asarray(x)
+        layout = _spread_layout(value, mesh)
+        return jax.make_array_from_callback(value.shape, layout, lambda i: value[i])
+
+    return jax.tree.map(put, tree)
+
+
+def _spread_layout(value: np.ndarray, mesh: Mesh) -> NamedSharding:
+    size, count = value.shape, mesh.devices.size
+    even = [axis for axis, length in enumerate(size) if length % count == 0]
+    if value.nbytes < LARGE_BYTES or not even:
+        return replicated(mesh)
+    longest = max(even, key=lambda axis: size[axis])
+    return NamedSharding(mesh, PartitionSpec(*[None] * longest, AXIS))
+
+
+def layouts(tree: Any, mesh: Mesh) -> Any:
+    """How the leaves of `spread` or `replicate` lie; any other is to be copied."""
+    own = lambda x: replicated(mesh) if x.is_fully_replicated else x.sharding
+    return jax.tree.map(own, tree)
+
+
+def whole(tree: T, mesh: Mesh) -> T:
+    """Arrays of `spread` as a full copy on each device; of `replicate` as they are."""
+    copied = all(leaf.is_fully_replicated for leaf in jax.tree.leaves(tree))
+    return tree if copied else gather(tree, mesh)
 
 
 def replicate_key(key: jax.Array, mesh: Mesh) -> jax.Array:

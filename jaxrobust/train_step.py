@@ -18,12 +18,12 @@ from flax import linen as nn
 from jax import Array
 from jax.sharding import Mesh
 
-from jaxrobust import metrics, optim, registry, rng, sharding, tree
+from jaxrobust import memory, metrics, optim, registry, rng, sharding, tree
 from jaxrobust.augment import Augment
 from jaxrobust.loader import to_unit
 from jaxrobust.objectives import Objective
 from jaxrobust.selection import adaptive
-from jaxrobust.selection.in_batch import Craft, Select
+from jaxrobust.selection.in_batch import Craft, Select, all_rows
 from jaxrobust.state import bind, forward_fn, train_variables
 from jaxrobust.types import Attack, Batch, PyTree, TrainState
 
@@ -91,6 +91,20 @@ def make_train_step(
     return step
 
 
+def plain_step(
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    objective: Objective,
+    attack: Attack,
+    augment: Augment,
+    attack_bn: str,
+) -> Step:
+    """`make_train_step` for networks beside those of the run: every row is learnt, no
+    weights are averaged or perturbed, a loss is relative to its batch."""
+    options = StepOptions(attack_bn, 0.0, 0.0, 0, "batch")
+    return make_train_step(model, tx, objective, attack, all_rows(), augment, options)
+
+
 def make_craft(objective: Objective, attack: Attack) -> Craft:
     """How a step of this objective attacks."""
     return Craft(attack if objective.inner is not None else None, objective.target)
@@ -132,6 +146,11 @@ class SizedProgram:
         programs = self._programs.values()
         return sum(program.take_compile_seconds() for program in programs)
 
+    @property
+    def memory_bytes(self) -> int:
+        """The largest predicted peak of a device, 0 before the first call."""
+        return max(program.memory_bytes for program in self._programs.values())
+
 
 class Program:
     """A step inside a scan, compiled once for each chunk length.
@@ -139,25 +158,39 @@ class Program:
     Called as (state, base_key, images u8, labels, rows, index, weight) it returns
     (state, metrics f32[S]): `rows` i32[S,B] point into `images`, `index` i32[S,B] are
     the same images' places in the pool. Batches are split over the mesh; the state is
-    replicated and donated.
+    donated and keeps its layout, that of `sharding.replicate` or `spread`.
     """
 
     def __init__(self, step: Step, mesh: Mesh):
-        def train_chunk(*inputs):  # the name that profilers show
-            return _scan(step, mesh, *inputs)
-
-        self._run = jax.jit(train_chunk, donate_argnums=0)
+        self._step, self._mesh = step, mesh
         self._compiled = {}
         self._compile_seconds = 0.0
+        self.memory_bytes = 0
+        """The predicted peak of a device, 0 before the first call."""
 
     def __call__(self, state, base_key, images, labels, rows, index, weight):
         inputs = (state, base_key, images, labels, rows, index, weight)
         if self.executable(*inputs) is None:
             start = time.monotonic()
-            compiled = self._run.lower(*inputs).compile()
+            compiled = self._compile(inputs)
             self._compiled[images.shape, rows.shape] = compiled
             self._compile_seconds += time.monotonic() - start
+            self._foresee(memory.predict(compiled, state.params), rows.shape[1])
         return self.executable(*inputs)(*inputs)
+
+    def _compile(self, inputs) -> Any:
+        layout = sharding.layouts(inputs[0], self._mesh)
+
+        def train_chunk(*inputs):  # the name that profilers show
+            return _scan(self._step, self._mesh, layout, *inputs)
+
+        return jax.jit(train_chunk, donate_argnums=0).lower(*inputs).compile()
+
+    def _foresee(self, need: memory.Need | None, batch_size: int) -> None:
+        if need and need.total > self.memory_bytes:
+            self.memory_bytes = need.total
+            count = self._mesh.devices.size
+            memory.announce(need, batch_size, memory.limit(), count)
 
     def executable(self, state, base_key, images, labels, rows, index, weight) -> Any:
         """The compiled program of these inputs, or None before their first call."""
@@ -174,14 +207,19 @@ class Program:
         return seconds
 
 
-def _scan(step, mesh, state, base_key, images, labels, rows, index, weight):
+def _scan(step, mesh, layout, state, base_key, images, labels, rows, index, weight):
     def body(state: TrainState, choice):
         row, place, loss_weight = choice
         batch = Batch(to_unit(images[row]), labels[row], loss_weight, place)
-        return step(state, sharding.split_batch(batch, mesh), base_key)
+        # Fetched once: an attack of K steps would fetch them 2 K + 2 times.
+        params = sharding.constrain_replicated(state.params, mesh)
+        state = dataclasses.replace(state, params=params)
+        state, seen = step(state, sharding.split_batch(batch, mesh), base_key)
+        return sharding.constrain(state, layout), seen
 
     state, history = jax.lax.scan(body, state, (rows, index, weight))
-    return sharding.constrain_replicated((state, history), mesh)
+    history = sharding.constrain_replicated(history, mesh)
+    return sharding.constrain(state, layout), history
 
 
 def _adapt(state: TrainState, facts: dict[str, Array], epoch_steps: int):

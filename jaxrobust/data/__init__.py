@@ -22,12 +22,10 @@ from jaxrobust.registry import build, lookup
 
 __all__ = [
     "SOURCES",
-    "UNLABELLED_SOURCES",
     "ImageSet",
     "Splits",
     "load_split",
     "load_splits",
-    "load_unlabelled",
     "validate",
 ]
 
@@ -41,6 +39,7 @@ SOURCES = {
 }
 
 UNLABELLED_SOURCES = {"npz": npz_images}
+"""Those that can give images alone, as `UNLABELLED`."""
 
 log = logging.getLogger(__name__)
 
@@ -107,29 +106,6 @@ def load_splits(
     return Splits(*(_stated(part, provenance) for part in splits))
 
 
-def load_unlabelled(
-    name: str,
-    path: str,
-    dataset: str,
-    image_size: int,
-    classes: Sequence[str | int],
-    class_names: Sequence[str],
-    limit: int,
-    seed: int,
-    provenance: str,
-) -> ImageSet:
-    """The images of a pool in npz files as `UNLABELLED`, as `load_split` otherwise:
-    `limit` keeps a random choice. Raises `UserError`, also where `classes` are chosen,
-    which nobody knows yet."""
-    del dataset, image_size
-    if name not in UNLABELLED_SOURCES:
-        raise unknown_name("source of unlabelled images", name, UNLABELLED_SOURCES)
-    if classes:
-        raise UserError("a pool without labels has no classes to choose: leave them ()")
-    found = UNLABELLED_SOURCES[name](path, tuple(class_names))
-    return _stated(_limit(found, limit, seed, "pool"), provenance)
-
-
 def load_split(
     name: str,
     split: str,
@@ -141,15 +117,24 @@ def load_split(
     limit: int,
     seed: int,
     provenance: str,
+    needs_labels: bool,
 ) -> ImageSet:
     """One split of source `name`, such as a pool of generated images.
 
     As `load_splits`; `class_names`, unless empty, are the names that the classes must
     have after the choice of `classes` (a source that only numbers its classes takes
-    them over). Raises `UserError`.
+    them over). Where labels are not needed, the sources of `UNLABELLED_SOURCES` read
+    none. Raises `UserError`, also where `classes` are chosen that nobody knows.
     """
-    found = keep_classes(_load(name, split, path, dataset, image_size), classes)
-    found = agree(found, tuple(class_names)) if class_names else found
+    if not needs_labels and name in UNLABELLED_SOURCES:
+        if classes:
+            raise UserError(
+                "a pool without labels has no classes to choose: leave them ()"
+            )
+        found = UNLABELLED_SOURCES[name](path, tuple(class_names))
+    else:
+        found = keep_classes(_load(name, split, path, dataset, image_size), classes)
+        found = agree(found, tuple(class_names)) if class_names else found
     return _stated(_limit(found, limit, seed, "pool"), provenance)
 
 

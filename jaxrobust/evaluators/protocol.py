@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from math import ceil
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
 from jaxrobust import sharding
 from jaxrobust.attacks.machine import Component, fooled, ranked_others
@@ -192,13 +194,15 @@ def autoattack(
     version: str = "standard",
     components: Iterable[str] = (),
     batch_size: int = BATCH_SIZE,
+    mesh: Mesh | None = None,
 ) -> AutoAttackResult:
     """Attack images f32[N,H,W,C] in [0,1] with labels i32[N], the published way.
 
     Attacks run in turn, each from the original images on those that are still robust;
     an image counts as robust if none fools it. Flags depend on `key` and on the place
     of an image in the set, not on `batch_size`. The network is `logits_fn(x)`, or
-    `logits_fn(x, keys)` for version "rand".
+    `logits_fn(x, keys)` for version "rand". The devices of `mesh` share every batch,
+    None: one device does it all.
 
     Raises `UserError` for what `check_inputs` refuses, labels that the network has no
     logit for, and unknown versions and components.
@@ -208,17 +212,22 @@ def autoattack(
     """
     check_inputs(image, label, threat)
     image, label = np.asarray(image, np.float32), np.asarray(label, np.int32)
+    mesh = mesh or sharding.make_mesh(1)
+    devices = mesh.devices.size
+    size = ceil(min(batch_size, len(label)) / devices) * devices
+    # Wherever the weights lie now: arguments of one program share their devices.
+    here = sharding.replicated(mesh)
+    logits_fn, key = jax.device_put((as_tree(logits_fn), key), here)
     quiet_fn = logits_fn
     if version == "rand":
-        quiet_fn = jax.tree_util.Partial(_one_draw, as_tree(logits_fn), key)
-    size = min(batch_size, len(label))
+        quiet_fn = jax.tree_util.Partial(_one_draw, logits_fn, key)
     gather = lambda index: image[index]
     logits = predict(quiet_fn, gather, len(label), size)
     check_label_range(label, logits.shape[1])
     ledger = open_ledger(logits, label, np.zeros_like(image))
     images = Images(gather, label, ledger.others, np.arange(len(label), dtype=np.int32))
     chosen = suite(version, threat.norm, ledger.others.shape[1] + 1, tuple(components))
-    engine = Engine(size, CHUNK_STEPS, sharding.make_mesh(1))
+    engine = Engine(size, CHUNK_STEPS, mesh)
     attacker = Attacker(
         engine, threat, logits_fn, quiet_fn, images, key, lambda *_: None
     )

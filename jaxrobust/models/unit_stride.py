@@ -1,23 +1,28 @@
 """Convolutions of stride 1, each in the form that XLA:CPU runs fastest.
 
 XLA:CPU has two kernels and picks by shape (`IsConvolutionOpSupportedByYnn` in
-openxla/xla). YNNPACK's is the faster one on a core, but its work is split by output
-channels only, so a small kernel keeps it on one core. Eigen's uses all cores, wants 32
-or more output channels, and gets what YNNPACK refuses: at most 16 channels on both
-sides, or a result that is taller than the image.
+openxla/xla). YNNPACK's is about twice as fast on a core, but its work is split by
+output channels only, so a small kernel keeps it on one core or two. Eigen's uses all
+cores, wants 32 or more output channels, and gets what YNNPACK refuses: at most 16
+channels on both sides, an image's few channels with 32 outputs or less, or a result
+that is taller than the image.
 
     many channels        Winograd's form, where it pays (winograd.py)
     few outputs          one matrix product for all taps, then a sum of shifted pieces
     few on both sides    neighbours packed into one pixel with more channels
-    small kernel         one row too many asked for and dropped: Eigen's kernel
+    an image's few       the same, until there are 64 outputs
+    small kernel, many   one row too many asked for and dropped: Eigen's kernel
+      cores a device
     else                 the convolution itself: YNNPACK's kernel
 
 Thresholds were measured on jax 0.10.2, see tests/bench/README.md; they move time only.
 """
 
+import os
 from collections.abc import Sequence
 from functools import reduce
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -35,6 +40,9 @@ NARROW = 16
 YNN_OUTPUTS, YNN_CHANNELS = 128, 128**2
 """YNNPACK uses several cores from so many outputs, and inputs x outputs, upwards."""
 
+MANY_CORES = 4
+"""So many for each device make up for Eigen's slower kernel."""
+
 
 def convolve_unit_stride(x: Array, w: Array, pads: Pads) -> Array:
     """[B,H,W,I], [h,v,I,O] -> [B,H',W',O]; `pads` ((top, bottom), (left, right))."""
@@ -47,7 +55,8 @@ def convolve_unit_stride(x: Array, w: Array, pads: Pads) -> Array:
     pack = packing(inputs, outputs, width)
     wide = _widen(w, pack) if pack > 1 else w
     # With an image's few inputs YNNPACK's one core beats all of Eigen's.
-    if inputs > FEW and height == x.shape[1] and _keeps_one_core(inputs, outputs):
+    idle = _keeps_one_core(inputs, outputs) and cores_per_device() >= MANY_CORES
+    if inputs > FEW and height == x.shape[1] and idle:
         y = _plain(x, wide, ((pads[0][0], pads[0][1] + 1), pads[1]), pack)[:, :-1]
     else:
         y = _plain(x, wide, pads, pack)
@@ -59,13 +68,20 @@ def packing(inputs: int, outputs: int, width: int) -> int:
 
     Few inputs make a short inner product, which wants more outputs at a time.
     """
-    if max(inputs, outputs) > NARROW:
+    if max(inputs, outputs) > NARROW and inputs > FEW:
         return 1
     wanted = 4 * NARROW if inputs <= FEW else NARROW + 1
     pack = 1
     while pack * outputs < wanted and width % (2 * pack) == 0:
         pack *= 2
     return pack if pack * outputs > NARROW else 1
+
+
+def cores_per_device() -> int:
+    """Cores that this process may use for each of its devices."""
+    known = getattr(os, "sched_getaffinity", None)
+    cores = len(known(0)) if known else os.cpu_count() or 1
+    return cores // jax.local_device_count()
 
 
 def _keeps_one_core(inputs: int, outputs: int) -> bool:

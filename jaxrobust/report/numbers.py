@@ -39,6 +39,7 @@ _LABELS = {
 _PASSES = {"forwards", "backwards", "idle"}
 _NOT_A_QUANTITY = {"name", "seed", "seeds", "baseline", "steps_per_epoch"} | _PASSES
 _NOT_A_QUANTITY |= {"budget"}  # the name of a row says it
+_NOT_A_QUANTITY |= {"memory_bytes", "peak_memory_bytes"}
 
 
 def label(key: str, rows: Iterable[Row] = ()) -> str:

@@ -2,17 +2,15 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 
-from jaxrobust.evaluators import autoattack
 from jaxrobust.loader import make_pool
 from jaxrobust.progress import Progress
 from jaxrobust.tasks.choices import Choice
 from jaxrobust.tasks.equal_time import plan_steps
 from jaxrobust.tasks.fit import Fitted
 from jaxrobust.tasks.results import Results, Row
-from jaxrobust.tasks.rows import measured
+from jaxrobust.tasks.rows import measured, suite_row
 from jaxrobust.tasks.setup import Method, Setup
 from jaxrobust.tasks.study import Study
 from jaxrobust.tasks.trainer import Trainer, resolve_steps
@@ -145,16 +143,9 @@ class Comparison:
         """AutoAttack of the wanted version on the whole test set, or nothing."""
         if not self.spec["autoattack"]:
             return {}
-        test = self.setup.splits.test
-        found = autoattack(
-            self.trainer.logits_fn(fitted.state),
-            np.asarray(test.image, np.float32) / 255.0,
-            test.label,
-            self.setup.threat,
-            key=jax.random.key(0),
-            version=self.spec["autoattack"],
-        )
-        return {"aa_acc": float(np.mean(found.robust)), "suite_name": found.name}
+        everything = np.arange(len(self.setup.splits.test))
+        logits_fn = self.trainer.logits_fn(fitted.state)
+        return suite_row(logits_fn, self.setup, everything, self.spec["autoattack"])
 
     def _planned_work(self, method: Method) -> float:
         """Training under every rule, where equal time is taken for equal steps."""

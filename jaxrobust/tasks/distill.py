@@ -12,7 +12,6 @@ from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.evaluators.check import Check
 from jaxrobust.loader import make_pool
 from jaxrobust.progress import Progress
-from jaxrobust.state import bind, eval_variables
 from jaxrobust.tasks.card import accuracy_checks, seeds_check
 from jaxrobust.tasks.distilling.judging import Judge
 from jaxrobust.tasks.distilling.sets import (
@@ -27,9 +26,9 @@ from jaxrobust.tasks.distilling.students import Students
 from jaxrobust.tasks.distilling.summary import answer, write_summary
 from jaxrobust.tasks.finish import finish
 from jaxrobust.tasks.results import Results, Row
+from jaxrobust.tasks.rows import spent
 from jaxrobust.tasks.setup import Config, Method, build_setup
 from jaxrobust.tasks.trainer import Trainer, resolve_steps
-from jaxrobust.types import TrainState
 from jaxrobust.workdir import Workdir, stage_folder
 
 QUESTION = (
@@ -62,11 +61,8 @@ class DistillRun:
     """Building one checks the whole configuration before it opens the directory."""
 
     def __init__(self, config: Config, path: str):
-        self.started, self.config, self.spec = (
-            time.monotonic(),
-            config,
-            config["distill"],
-        )
+        self.started = time.monotonic()
+        self.config, self.spec = config, config["distill"]
         self.setup = setup = build_setup(config)
         self.arms = build_arms(setup)
         self._check()
@@ -110,13 +106,10 @@ class DistillRun:
         def compute() -> Row:
             fitted = self.sets.teacher(method, number)
             attack = trainer.attack_seconds(method, fitted.state, self.steps)
-            attack = min(attack, fitted.seconds)
             images = self.setup.splits.train
             return {
                 **self.judge(trainer.logits_fn(fitted.state)),
-                "steps": self.steps,
-                "attack_seconds": attack,
-                "train_seconds": fitted.seconds - attack,
+                **spent(fitted, self.steps, attack),
                 "train_images": len(images),
                 "set_bytes": set_bytes(images, None),
                 "baseline": True,
@@ -177,10 +170,8 @@ class DistillRun:
                 stage, given, teacher, seed, self.trainer.workdir, progress
             )
             return {
-                **self.judge(self._network(fitted.state)),
-                "steps": self.config["student"]["num_steps"],
-                "attack_seconds": 0.0,
-                "train_seconds": fitted.seconds,
+                **self.judge(self.trainer.logits_fn(fitted.state)),
+                **spent(fitted, self.config["student"]["num_steps"], 0.0),
                 "train_images": len(given),
                 "set_bytes": set_bytes(given, teacher),
                 "ipc": ipc,
@@ -192,9 +183,6 @@ class DistillRun:
             }
 
         self.results.row(name, seed, compute)
-
-    def _network(self, state: TrainState):
-        return bind(self.setup.model, eval_variables(state), "running")
 
     def finish(self) -> None:
         """Compare, write, conclude."""
@@ -209,7 +197,7 @@ class DistillRun:
         finish(self.setup, self.trainer, self.results, words, checks, self.started)
 
     def _planned_work(self) -> float:
-        """Teachers, sets and students, in image gradients."""
+        """Teachers, sets and students, in forward passes of one image."""
         spec, seeds = self.spec, len(self.config["seeds"])
         batch = self.config["train"]["batch_size"]
         a_set = sum(self.steps * batch * m.gradients for m in self.whole)

@@ -17,6 +17,7 @@ import numpy as np
 from jax import Array
 from jax.experimental import multihost_utils
 
+from jaxrobust import memory
 from jaxrobust.checkpoint import Checkpointer
 from jaxrobust.errors import UserError
 from jaxrobust.loader import Feed
@@ -63,8 +64,8 @@ class Stage:
     `chunk_steps` steps run between two looks of the host; checkpoints and probes happen
     at chunk ends that reach a multiple of their period, 0 meaning only at the end
     (probes: never). `keep` says which checkpoint the stage yields, "last" or
-    "best_val". `work_per_step` is in image gradient evaluations, for the progress
-    estimate.
+    "best_val". `work_per_step` is in forward passes of an image, for the estimate of
+    the time to go.
     """
 
     name: str
@@ -85,12 +86,14 @@ class Stage:
 @dataclass
 class Fitted:
     """What a stage yields: the state to use, wall seconds of training and of
-    compilation, and the last probe."""
+    compilation, the last probe, and the bytes that a step was predicted to need on each
+    device."""
 
     state: TrainState
     seconds: float = 0.0
     compile_seconds: float = 0.0
     probe: dict[str, float] = field(default_factory=dict)
+    memory_bytes: int = 0
 
 
 @dataclass
@@ -138,6 +141,7 @@ def fit(
             with jax.profiler.StepTraceAnnotation(stage.name, step_num=step):
                 state, history = program(*inputs)
             run.dispatched(_Pending(step, count, history))
+            run.memory_bytes = max(run.memory_bytes, program.memory_bytes)
             step += count
             if tracer:
                 tracer.after_chunk(state, last=step == stage.num_steps)
@@ -147,7 +151,8 @@ def fit(
             state = checkpoints.restore_best(state)
         compiled = program.take_compile_seconds()
         seconds = max(run.seconds() - compiled, 0.0)
-        return Fitted(state, seconds, compiled, run.last_probe)
+        memory.log_peak()
+        return Fitted(state, seconds, compiled, run.last_probe, run.memory_bytes)
     finally:
         if tracer:
             tracer.close()
@@ -161,6 +166,7 @@ class _Run:
         self.stage, self.checkpoints = stage, checkpoints
         self.workdir, self.progress, self.probe = workdir, progress, probe
         self.last_probe: dict[str, float] = {}
+        self.memory_bytes = 0
         self._pending: list[_Pending] = []
         self._before = self._aside = 0.0
         self._start = self._mark = time.monotonic()
@@ -173,6 +179,7 @@ class _Run:
             return state, 0
         state, host = found
         self._before, self.last_probe = host["seconds"], host["probe"]
+        self.memory_bytes = host.get("memory_bytes", 0)
         step = self._last_save = host["step"]
         self.progress.skip(step * self.stage.work_per_step)
         if step < self.stage.num_steps:
@@ -230,6 +237,7 @@ class _Run:
             "step": step,
             "seconds": self.seconds(),
             "probe": self.last_probe,
+            "memory_bytes": self.memory_bytes,
         }
         metric = None
         if self.stage.keep == "best_val":

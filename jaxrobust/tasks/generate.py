@@ -29,6 +29,7 @@ from jaxrobust.tasks.sampling import (
     Origin,
     build_diffusion,
     build_labels,
+    image_work,
     read_shards,
     sample_shards,
     shard_paths,
@@ -66,8 +67,8 @@ def generate(config: Config, path: str) -> None:
     origin = Source(config, mesh, data.load_splits(**config["data"]), threat)
     model = build_denoiser(config["generator"], origin.splits.num_classes)
     workdir = Workdir(path, config)
-    progress = Progress(generator_stage(config["generator"]).work)
-    pool = generate_pool(origin, model, workdir, progress)
+    progress = Progress(generator_work(config["generator"], 1.0))
+    pool = generate_pool(origin, model, workdir, progress, 1.0)
     progress.close()
     checks = [pool_check(workdir)]
     if sharding.is_lead():
@@ -84,8 +85,8 @@ def build_denoiser(spec: Config, num_classes: int) -> nn.Module:
     return registry.build("denoiser", DENOISERS, spec["denoiser"], num_classes=known)
 
 
-def generator_stage(spec: Config) -> Stage:
-    """The plan of training the generator."""
+def generator_stage(spec: Config, unit: float) -> Stage:
+    """The plan of training the generator; a forward pass of it is the work `unit`."""
     train = spec["train"]
     return Stage(
         name="generator",
@@ -95,8 +96,13 @@ def generator_stage(spec: Config) -> Stage:
         checkpoint_every_steps=train["checkpoint_every_steps"],
         probe_every_steps=0,
         keep="last",
-        work_per_step=3.0 * train["batch_size"],
+        work_per_step=3.0 * train["batch_size"] * unit,
     )
+
+
+def generator_work(spec: Config, unit: float) -> float:
+    """The work of training the generator and of sampling the pool."""
+    return generator_stage(spec, unit).work + spec["count"] * image_work(spec, unit)
 
 
 def check_conditional(origin: Origin) -> None:
@@ -110,19 +116,24 @@ def check_conditional(origin: Origin) -> None:
 
 
 def generate_pool(
-    origin: Origin, model: nn.Module, workdir: Workdir, progress: Progress
+    origin: Origin,
+    model: nn.Module,
+    workdir: Workdir,
+    progress: Progress,
+    unit: float,
 ) -> ImageSet:
-    """The pool of this run directory, made as far as it is missing."""
+    """The pool of this run directory, made as far as it is missing; a forward pass of
+    `model` is the work `unit`."""
     folder = workdir.path / FOLDER
     spec, train = origin.config["generator"], origin.splits.train
     wanted = shard_paths(spec, folder)
     started = time.monotonic()
-    stage = generator_stage(spec)
+    stage = generator_stage(spec, unit)
     if all(path.exists() for path in wanted):
-        progress.skip(stage.work)
+        progress.skip(generator_work(spec, unit))
     else:
         params = _train(stage, origin, model, workdir, progress)
-        sample_shards(origin, model, params, folder)
+        sample_shards(origin, model, params, folder, progress, unit)
     image, label = read_shards(wanted)
     provenance = f"diffusion model ({spec['denoiser']['name']}) of {train.provenance}"
     pool = ImageSet(image, label, train.class_names, provenance)

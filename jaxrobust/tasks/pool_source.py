@@ -1,5 +1,7 @@
 """Where a run's generated images come from: files, or a generator trained in it."""
 
+from functools import cached_property
+
 from flax import linen as nn
 
 from jaxrobust import data
@@ -7,11 +9,12 @@ from jaxrobust.data.image_set import ImageSet
 from jaxrobust.loader import make_pool
 from jaxrobust.progress import Progress
 from jaxrobust.tasks.card import Check
+from jaxrobust.tasks.flops import classifier_flops, denoiser_flops
 from jaxrobust.tasks.generate import (
     build_denoiser,
     check_conditional,
     generate_pool,
-    generator_stage,
+    generator_work,
     pool_check,
 )
 from jaxrobust.tasks.setup import Setup
@@ -34,17 +37,24 @@ class PoolSource:
 
     @property
     def work(self) -> float:
-        """The work of training the generator, 0 where the pool was loaded."""
+        """The work of making the pool, 0 where it was loaded."""
         if self._denoiser is None:
             return 0.0
-        return generator_stage(self.setup.config["generator"]).work
+        return generator_work(self.setup.config["generator"], self._unit)
 
     def open(self, workdir: Workdir, progress: Progress) -> ImageSet:
         """The pool, made as far as it is missing."""
         if self._loaded is not None:
             return self._loaded
         assert self._denoiser is not None
-        return generate_pool(self.setup, self._denoiser, workdir, progress)
+        model = self._denoiser
+        return generate_pool(self.setup, model, workdir, progress, self._unit)
+
+    @cached_property
+    def _unit(self) -> float:
+        """A forward pass of the generator in those of the classifier."""
+        assert self._denoiser is not None
+        return denoiser_flops(self.setup, self._denoiser) / classifier_flops(self.setup)
 
     def checks(self, workdir: Workdir) -> list[Check]:
         """That no test image got into a pool that was made here."""
@@ -57,10 +67,8 @@ def load_pool(setup: Setup, needs_labels: bool = True) -> ImageSet | None:
     if spec["name"] == "diffusion":
         return None
     names = setup.splits.train.class_names
-    if not needs_labels and spec["name"] in data.UNLABELLED_SOURCES:
-        pool = data.load_unlabelled(class_names=names, **spec)
-    else:
-        pool = data.load_split(split="train", class_names=names, **spec)
+    given = {"class_names": names, "needs_labels": needs_labels}
+    pool = data.load_split(split="train", **given, **spec)
     # A pool of other shape or classes shows now.
     make_pool(setup.splits.train, pool)
     return pool

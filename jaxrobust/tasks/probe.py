@@ -40,7 +40,8 @@ def make_probe(
     key = sharding.replicate_key(rng.purpose_key(0, "eval"), setup.mesh)
 
     def probe(state: TrainState) -> dict[str, float]:
-        logits_fn = bind(setup.model, eval_variables(state), bn="running")
+        variables = sharding.whole(eval_variables(state), setup.mesh)
+        logits_fn = bind(setup.model, variables, bn="running")
         return {
             f"{kind}_{name}_acc": run(logits_fn, feed, index, key, setup.threat).value
             for name, run in passes.items()

@@ -3,13 +3,19 @@ set."""
 
 from collections.abc import Callable, Mapping
 
+import jax
+import numpy as np
+
+from jaxrobust import memory
+from jaxrobust.data.image_set import gather
+from jaxrobust.evaluators import autoattack
 from jaxrobust.tasks.card import Check
 from jaxrobust.tasks.fit import Fitted
 from jaxrobust.tasks.probe import overfitted
 from jaxrobust.tasks.results import Results, Row
-from jaxrobust.tasks.setup import Method
+from jaxrobust.tasks.setup import Method, Setup
 from jaxrobust.tasks.trainer import Trainer
-from jaxrobust.types import Subset
+from jaxrobust.types import LogitsFn, Subset
 from jaxrobust.workdir import stage_folder
 
 
@@ -72,15 +78,42 @@ def fitted_row(
 
 def measured(trainer: Trainer, method: Method, fitted: Fitted, steps: int) -> Row:
     """What a trained network can do, and where the time of its training went."""
-    attack = min(trainer.attack_seconds(method, fitted.state, steps), fitted.seconds)
+    attack = trainer.attack_seconds(method, fitted.state, steps)
     return {
         **trainer.evaluate(fitted.state),
         **fitted.probe,
+        **spent(fitted, steps, attack),
+    }
+
+
+def spent(fitted: Fitted, steps: int, attack_seconds: float) -> Row:
+    """What a training of `steps` took, of which its attacks took `attack_seconds`."""
+    attack = min(attack_seconds, fitted.seconds)
+    return {
         "steps": steps,
         "attack_seconds": attack,
         "train_seconds": fitted.seconds - attack,
         "compile_seconds": fitted.compile_seconds,
+        "memory_bytes": fitted.memory_bytes,
+        "peak_memory_bytes": memory.peak()[0],
     }
+
+
+def suite_row(
+    logits_fn: LogitsFn, setup: Setup, index: np.ndarray, version: str
+) -> Row:
+    """What AutoAttack leaves of the test images at `index` [n]."""
+    test = setup.splits.test
+    found = autoattack(
+        logits_fn,
+        gather(test.image, index).astype(np.float32) / 255.0,
+        test.label[index],
+        setup.threat,
+        key=jax.random.key(0),
+        version=version,
+        mesh=setup.mesh,
+    )
+    return {"aa_acc": float(np.mean(found.robust)), "suite_name": found.name}
 
 
 def _is_baseline(method: Method, kind: str) -> bool:

@@ -21,6 +21,7 @@ from jaxrobust.generative.diffusion import PREDICTIONS, Prediction, denoiser, gu
 from jaxrobust.generative.samplers import SAMPLERS, Sampler
 from jaxrobust.generative.schedule import SCHEDULES, Schedule
 from jaxrobust.generative.times import TIMES
+from jaxrobust.progress import Progress
 from jaxrobust.tasks.setup import Config
 from jaxrobust.types import PyTree
 
@@ -103,10 +104,23 @@ def build_diffusion(spec: Config) -> Diffusion:
     )
 
 
+def image_work(spec: Config, unit: float) -> float:
+    """The work of sampling an image where a forward pass is the work `unit`."""
+    passes = len(build_diffusion(spec).times)
+    passes = 2 * passes - 1 if spec["sampler"] == "heun" else passes
+    return passes * (1 + (spec["labels"]["guidance"] != 1.0)) * unit
+
+
 def sample_shards(
-    origin: Origin, model: nn.Module, params: PyTree, folder: Path
+    origin: Origin,
+    model: nn.Module,
+    params: PyTree,
+    folder: Path,
+    progress: Progress,
+    unit: float,
 ) -> None:
-    """Write the missing shards; image i is a function of (params, seed, i).
+    """Write the missing shards; image i is a function of (params, seed, i). A forward
+    pass of the model is the work `unit`.
 
     A shard holds `image` u8[n,H,W,C], `index` int64[n], `seed` int64[] and, where the
     network knows classes, `label` int64[n]. Without `label` no data source reads it:
@@ -118,13 +132,15 @@ def sample_shards(
     key = sharding.replicate_key(rng.purpose_key(spec["seed"], "sample"), origin.mesh)
     size, count = spec["shard_size"], spec["count"]
     for number, path in enumerate(shard_paths(spec, folder)):
+        kept = min(size, count - number * size)
+        work = kept * image_work(spec, unit)
         if path.exists():
+            progress.skip(work)
             continue
         index = np.arange(number * size, (number + 1) * size, dtype=np.int32)
         label = index % origin.splits.num_classes
         image = np.asarray(sample(params, key, index, label))
         # The last shard is sampled whole, to compile nothing new, and cut.
-        kept = min(size, count - number * size)
         arrays = {"image": image, "index": index.astype(np.int64)}
         if conditional:
             arrays["label"] = label.astype(np.int64)
@@ -132,7 +148,7 @@ def sample_shards(
         if sharding.is_lead():
             folder.mkdir(parents=True, exist_ok=True)
             write_npz(path, {**arrays, "seed": np.array(spec["seed"], np.int64)})
-        logger.info("sampled %d of %d images", number * size + kept, count)
+        progress.update(work, "sampling", f"{number * size + kept}/{count}", {})
     sharding.wait_for_all("generated shards")
 
 

@@ -1,6 +1,5 @@
 """Train, evaluate and score networks of one run, compiling each program once."""
 
-import dataclasses
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from jaxrobust.state import (
     init_variables,
 )
 from jaxrobust.tasks.fit import Fitted, Stage, fit
+from jaxrobust.tasks.flops import classifier_flops
 from jaxrobust.tasks.probe import make_probe, warn_if_overfitted
 from jaxrobust.tasks.setup import Method, Setup, build_augment
 from jaxrobust.tasks.tracing import Tracer
@@ -36,7 +36,7 @@ from jaxrobust.train_step import (
     make_program,
     make_train_step,
 )
-from jaxrobust.types import Batch, LogitsFn, Subset, TrainState
+from jaxrobust.types import Batch, LogitsFn, PyTree, Subset, TrainState
 from jaxrobust.workdir import Workdir
 
 TIMED_ATTACKS = 5
@@ -138,23 +138,29 @@ class Trainer:
         self, tx: optax.GradientTransformation, seed: int, method: Method
     ) -> TrainState:
         """The initial state of `seed`, laid out over the mesh."""
-        setup = self.setup
+        setup, train = self.setup, self.setup.config["train"]
         key = sharding.replicate_key(rng.purpose_key(seed, "init"), setup.mesh)
         variables = self._init(key)
-        with_ema = setup.config["train"]["ema_decay"] > 0
+        with_ema = train["ema_decay"] > 0
         memory = adaptive.init() if method.selection.adaptive else None
         state = create_state(variables, tx, with_ema, memory)
-        return sharding.replicate(state, setup.mesh)
+        lay = sharding.spread if train["shard_params"] else sharding.replicate
+        return lay(state, setup.mesh)
+
+    def variables(self, state: TrainState) -> PyTree:
+        """The weights to evaluate and to attack, with a copy on every device."""
+        return sharding.whole(eval_variables(state), self.setup.mesh)
 
     def logits_fn(self, state: TrainState) -> LogitsFn:
         """The trained network as evaluators see it: frozen, averaged where averages
         are."""
-        return bind(self.setup.model, eval_variables(state), bn="running")
+        return bind(self.setup.model, self.variables(state), bn="running")
 
     def frozen(self, state: TrainState) -> Frozen:
         """The same as scores see it."""
-        variables = eval_variables(state)
-        return Frozen(self.logits_fn(state), bind_features(self.setup.model, variables))
+        model, variables = self.setup.model, self.variables(state)
+        logits_fn = bind(model, variables, bn="running")
+        return Frozen(logits_fn, bind_features(model, variables))
 
     def evaluate(self, state: TrainState, feed: Feed | None = None) -> dict[str, float]:
         """`<name>_acc` on the whole test set, or on all images of `feed`, for every
@@ -174,15 +180,8 @@ class Trainer:
 
     @cached_property
     def forward_flops(self) -> float:
-        """Floating point operations of one image's forward pass, by XLA's count of
-        plain convolutions."""
-        setup, model = self.setup, self.setup.model
-        model = model.clone(layers=dataclasses.replace(model.layers, conv="xla"))
-        shapes = jax.eval_shape(self._init, jax.random.key(0))
-        image = jax.ShapeDtypeStruct((8, *setup.splits.image_shape), jnp.float32)
-        run = jax.jit(lambda variables, x: bind(model, variables, "running")(x))
-        cost = run.lower(shapes, image).cost_analysis() or {}
-        return cost.get("flops", 0.0) / 8
+        """Floating point operations of one image's forward pass."""
+        return classifier_flops(self.setup)
 
     def attack_seconds(self, method: Method, state: TrainState, steps: int) -> float:
         """What `steps` training attacks take, with the selection around them, from the
@@ -197,7 +196,8 @@ class Trainer:
         image = to_unit(jnp.asarray(self.pool.gather(index)))
         label = jnp.asarray(self.pool.label[index])
         batch = Batch(image, label, jnp.ones(size), jnp.asarray(index))
-        logits_fn = bind(self.setup.model, eval_variables(state), bn=method.attack_bn)
+        variables = self.variables(state)
+        logits_fn = bind(self.setup.model, variables, bn=method.attack_bn)
         run = self._timed_attack(method)
         jax.block_until_ready(run(logits_fn, batch))
         seconds = []

@@ -2,7 +2,7 @@
 
     python -m tests.bench.autoattack_bench --run runs/hybrid
         [--network "pgd_at / hybrid"] [--images 500] [--batch 100]
-        [--norm linf] [--eps 0.15]
+        [--norm linf] [--eps 0.15] [--cpu_devices 2]
 
 `--run` is a finished run directory; its network is exported to PyTorch. Times are wall
 clock from the first call, so ours include compilation. Passes are counted in rows; the
@@ -24,6 +24,7 @@ import torch
 from configs import evaluate
 from jaxrobust.evaluators import autoattack
 from jaxrobust.interop import export_torch
+from jaxrobust.sharding import make_mesh, split_cpu
 from jaxrobust.tasks.networks import open_source
 from jaxrobust.tree import plain
 
@@ -73,7 +74,7 @@ def ours(network, image, label, threat, batch):
     start = time.perf_counter()
     found = autoattack(
         network.logits_fn, image, label, threat, key=jax.random.key(0),
-        batch_size=batch,
+        batch_size=batch, mesh=make_mesh(0),
     )  # fmt: skip
     seconds = time.perf_counter() - start
     passes = found.cost.forwards + found.cost.backwards
@@ -117,7 +118,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=100)
     parser.add_argument("--norm", default="linf")
     parser.add_argument("--eps", type=float, default=-1.0)
+    parser.add_argument("--cpu_devices", type=int, default=0)
     args = parser.parse_args()
+    split_cpu(args.cpu_devices)
     network, image, label, threat = load(args)
     seconds, robust, passes, found = ours(network, image, label, threat, args.batch)
     net = torch_twin(network)

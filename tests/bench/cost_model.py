@@ -32,14 +32,18 @@ class Chip:
 
 @dataclass(frozen=True)
 class Net:
-    """`macs` of a forward pass, `activations` (numbers that convolutions write), both
-    for an image; `params`; `norms` BatchNorm layers."""
+    """`side` of an image in pixels; `macs` of a forward pass, `activations` (numbers
+    that convolutions write), both for an image; `params`; `norms` BatchNorm layers."""
 
     name: str
+    side: int
     macs: float
     activations: float
     params: float
     norms: int
+
+    def __str__(self) -> str:
+        return f"{self.name} at {self.side}x{self.side}"
 
 
 @dataclass(frozen=True)
@@ -89,8 +93,8 @@ class Case:
         """Bytes on one device: weights, gradient, momentum and average in float32, what
         the update keeps of the forward pass, and the pool's share in uint8."""
         kept = self.batch / self.devices * 2 * 2 * self.net.activations
-        pixels = 3 * (224**2 if self.net.macs > 2e9 else 32**2)
-        pool = min(self.images * pixels, 4e9)  # train.device_gb; larger ones stream
+        # train.device_gb; larger ones stream.
+        pool = min(self.images * 3 * self.net.side**2, 4e9)
         return 16 * self.net.params + kept + pool
 
     @property
@@ -109,7 +113,7 @@ class Case:
         epoch = self.images / self.batch * one
         scoring, choosing = self.selection
         return [
-            f"{self.title}: {self.net.name}, PGD-{self.steps}, {self.devices} x "
+            f"{self.title}: {self.net}, PGD-{self.steps}, {self.devices} x "
             f"{self.chip.name}, batch {self.batch:,}",
             f"  step {one * 1e3:.1f} ms ({self.reductions('running') * 1e3:.1f} of it "
             f"reductions), {self.step('batch') * 1e3:.1f} ms with batch statistics in "
@@ -122,9 +126,9 @@ class Case:
 
 H200 = Chip("H200", 790e12, 4.8e12, 450e9, 10e-6, 141e9)
 V5E = Chip("TPU v5e", 197e12, 0.82e12, 100e9, 10e-6, 16e9)
-RESNET18 = Net("ResNet-18 at 32x32", 555e6, 0.615e6, 11.2e6, 20)
-WRN = Net("WRN-28-10 at 32x32", 5.243e9, 2.6e6, 36.5e6, 25)
-RESNET50 = Net("ResNet-50 at 224x224", 4.1e9, 11.1e6, 25.6e6, 53)
+RESNET18 = Net("ResNet-18", 32, 555e6, 0.615e6, 11.2e6, 20)
+WRN = Net("WRN-28-10", 32, 5.243e9, 2.6e6, 36.5e6, 25)
+RESNET50 = Net("ResNet-50", 224, 4.1e9, 11.1e6, 25.6e6, 53)
 CASES = (
     Case("CIFAR-10", RESNET18, H200, 1, 512, 50e3, 10, 1e6, 25e3),
     Case("CIFAR-10", RESNET18, H200, 8, 1024, 50e3, 10, 1e6, 25e3),

@@ -48,7 +48,8 @@ def compiled_step(
 
     def run(state, image, label, rows, weight):
         key = jax.random.key(0)
-        return _scan(step, mesh, state, key, image, label, rows, rows, weight)
+        whole = jax.tree.map(lambda _: layout, state)
+        return _scan(step, mesh, whole, state, key, image, label, rows, rows, weight)
 
     spec = partial(jax.ShapeDtypeStruct, sharding=layout)
     place = lambda x: spec(x.shape, x.dtype)

@@ -3,14 +3,17 @@ import logging
 import numpy as np
 import pytest
 
-from jaxrobust.data import load_split, load_unlabelled
+from jaxrobust.data import load_split
 from jaxrobust.data.image_set import UNLABELLED
 from jaxrobust.data.npz import npz
 from jaxrobust.data.shards import Shards
 
 from .conftest import assert_refused, random_arrays, save_npz
 
-POOL = dict(dataset="", image_size=0, classes=(), class_names=(), provenance="")
+POOL = dict(
+    dataset="", image_size=0, classes=(), class_names=(), provenance="",
+    needs_labels=True,
+)  # fmt: skip
 
 
 def sorted_pool(path, per_class=50, classes=10):
@@ -145,8 +148,8 @@ def test_a_pool_without_labels_keeps_a_random_choice_and_has_no_classes(tmp_path
     image, _ = random_arrays(count=90, classes=3, seed=5)
     np.savez(tmp_path / "pool.npz", image=image)
     spec = {**POOL, "path": str(tmp_path / "pool.npz"), "seed": 0, "limit": 0}
-    spec["class_names"] = ("a", "b", "c")
-    load = lambda name="npz", **given: load_unlabelled(name, **{**spec, **given})
+    spec |= {"class_names": ("a", "b", "c"), "needs_labels": False}
+    load = lambda **given: load_split("npz", "train", **{**spec, **given})
     assert np.array_equal(load().image, image)
     kept = load(limit=30)
     assert len(kept) == 30 and (kept.label == UNLABELLED).all()
@@ -157,7 +160,6 @@ def test_a_pool_without_labels_keeps_a_random_choice_and_has_no_classes(tmp_path
     for words, given in (
         ("no classes to choose", {"classes": ("a",)}),
         ("negative", {"limit": -1}),
-        ("npz", {"name": "folder"}),
     ):
         with assert_refused(words):
             load(**given)

@@ -62,7 +62,7 @@ def test_ten_million_images_are_mixed_in_flat_memory(tmp_path):
     np.save(tmp_path / "pool.npy", label)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     pool = data.load_split(
-        "raw_bin", "train", str(tmp_path / "pool.bin"), "", 0, (), (), 0, 0, ""
+        "raw_bin", "train", str(tmp_path / "pool.bin"), "", 0, (), (), 0, 0, "", True
     )
     real = ImageSet(
         np.zeros((64, 32, 32, 3), np.uint8),

@@ -156,6 +156,7 @@ def test_pool_takes_over_names_or_must_have_them(path, tmp_path):
     np.savez(tmp_path / "pool.npz", image=image, label=label)
     pool = dict(dataset="", image_size=0, limit=0, seed=0, provenance="")
     pool.update(path=str(tmp_path / "pool.npz"), classes=(), class_names=NAMES)
+    pool.update(needs_labels=True)
     assert load_split("npz", "train", **pool).class_names == NAMES
     pool.update(classes=(3, 1), class_names=("dog", "bee"))
     with assert_refused("differently"):

@@ -16,7 +16,7 @@ from jaxrobust.evaluators import protocol
 from jaxrobust.evaluators.engine import Engine, Images
 from jaxrobust.evaluators.suites import suite, suite_name
 from jaxrobust.threat import make_threat
-from tests.helpers import linear_logits, random_images, random_weight
+from tests.helpers import linear_logits, on_devices, random_images, random_weight
 
 COUNT, CLASSES, EPS = 40, 5, 0.04
 WEIGHT = random_weight(classes=CLASSES)
@@ -265,3 +265,21 @@ def test_a_random_network_is_attacked_by_version_rand():
     )  # fmt: skip
     assert list(found.by_attack) == ["apgd-ce-eot", "apgd-dlr-eot"]
     assert found.robust.sum() <= 1
+
+
+def shared():
+    """Who fools which image: one device, two that share the batches, and one where the
+    weights lie on two."""
+    both = sharding.make_mesh(0)
+    spread = jax.tree_util.Partial(BENT.func, sharding.replicate(BENT.args[0], both))
+    run = lambda network, mesh: protocol.autoattack(
+        network, IMAGE[:7], BENT_LABEL[:7], make_threat("linf", EPS), key=KEY,
+        version="custom", components=("apgd-ce", "square"), batch_size=5, mesh=mesh,
+    ).fooled_by.tolist()  # fmt: skip
+    return [run(BENT, None), run(BENT, both), run(spread, None)]
+
+
+def test_devices_that_share_the_batches_find_the_same_flags():
+    alone, both, spread = on_devices(2, shared)
+    assert alone == both == spread
+    assert len(set(alone)) > 1, "all images ended alike: nothing was compared"

@@ -147,6 +147,19 @@ def test_packing_leaves_wide_and_odd_images_alone():
     assert unit_stride.packing(3, 16, 32) == 4
     assert unit_stride.packing(16, 16, 31) == 1
     assert unit_stride.packing(16, 32, 32) == 1
+    assert unit_stride.packing(3, 32, 32) == 2
+    assert unit_stride.packing(3, 64, 32) == 1
+
+
+@pytest.mark.parametrize("cores", (1, unit_stride.MANY_CORES))
+def test_forms_for_few_and_many_cores_are_the_plain_one(cores, monkeypatch):
+    monkeypatch.setattr(unit_stride, "cores_per_device", lambda: cores)
+    x, w = operands(3, (8, 8), (6, 16))
+    pads = ((1, 1), (1, 1))
+    run = lambda x, w: unit_stride.convolve_unit_stride(x, w, pads)
+    assert_same(run(x, w), plain(x, w, (1, 1), pads))
+    sliced = "slice" in str(jax.make_jaxpr(run)(x, w))
+    assert sliced == (cores > 1), "a row too many is asked for, and dropped"
 
 
 def test_winograd_only_where_it_was_measured_to_pay():
@@ -155,9 +168,9 @@ def test_winograd_only_where_it_was_measured_to_pay():
         w = jnp.zeros((kernel, kernel, channels, channels), dtype)
         return winograd.pays(x, w, (size, size))
 
-    assert pays(32, 32, 64) and pays(32, 8, 256)
-    assert not pays(32, 4, 512), "too few tiles"
-    assert not pays(64, 32, 32), "too few channels"
-    assert not pays(1, 32, 64), "too small to earn its compilation"
-    assert not pays(32, 31, 64) and not pays(32, 32, 64, kernel=5)
-    assert not pays(32, 32, 64, dtype=jnp.bfloat16), "tiles lose digits"
+    assert pays(32, 16, 128) and pays(32, 8, 256) and pays(32, 4, 512)
+    assert not pays(16, 4, 512), "too few tiles"
+    assert not pays(32, 32, 64), "too few channels"
+    assert not pays(1, 16, 128), "too small to earn its compilation"
+    assert not pays(32, 15, 128) and not pays(32, 16, 128, kernel=5)
+    assert not pays(32, 16, 128, dtype=jnp.bfloat16), "tiles lose digits"

@@ -40,7 +40,7 @@ def test_canonical_attack_takes_no_parameter_gradients_either():
 
 
 def test_flop_count_knows_wasted_parameter_gradients():
-    model = small_model("auto")
+    model = small_model("xla")
     variables = jax.eval_shape(
         lambda: init_variables(model, SHAPE[1:], jax.random.key(0))
     )

@@ -6,19 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from configs import guard
 from jaxrobust import data
-from jaxrobust.errors import UserError
 from jaxrobust.finished import open_run
-from jaxrobust.progress import Progress
-from jaxrobust.tasks import TASKS
-from jaxrobust.tasks.distilling import making
-from jaxrobust.tasks.distilling.sets import build_arms
-from jaxrobust.tasks.fit import STOP, Preempted
+from jaxrobust.tasks.fit import STOP
 from jaxrobust.tasks.networks import load_network
-from jaxrobust.tasks.setup import build_setup
-from jaxrobust.tree import plain
-from jaxrobust.workdir import Workdir
 from tests import runs
 
 RECIPE = "--config=configs/guard.py:smoke"
@@ -166,115 +157,3 @@ def images_of(path):
 )
 def test_mistakes_get_one_line(flag, words, tmp_path):
     runs.assert_one_line_mistake(tmp_path / "run", (RECIPE, flag), words)
-
-
-WAYS = ("dc", "dm", "dsa", "mtt", "tesla")
-
-
-def matching_config():
-    """DC with GUARD, one control, as small as they go; settings of all `WAYS`."""
-    c = guard.get_config("smoke")
-    c.seeds = (0,)
-    c.model.norm, c.model.widths = "instance", (4,)
-    c.distill.controls = ("random",)
-    c.distill.eps = ()
-    c.distill.arms = {"dc": {"method": "dc", "real": "guard"}}
-    c.distill.methods = {**guard.matchings(num_networks=2), **guard.trajectories()}
-    for name in ("dc", "dsa", "dm"):
-        c.distill.methods[name].matching.update(real_batch=4, chunk_steps=1)
-    for name in ("dsa", "dm"):
-        c.distill.methods[name].ops = ("flip",)
-    for name in ("mtt", "tesla"):
-        spec = c.distill.methods[name].trajectory
-        spec.update(num_steps=2, chunk_steps=1, inner_steps=3, batch_size=10)
-        spec.update(max_start=1, learning_rate=10.0, ops=("flip",))
-        spec.experts.update(count=2, epochs=2, batch_size=50)
-    return plain(c)
-
-
-def test_students_of_matched_images_learn_hard_labels(tmp_path):
-    config = matching_config()
-    config["eval"]["attacks"] = {"pgd": config["eval"]["attacks"]["pgd"]}
-    TASKS["distill"](config, str(tmp_path / "run"))
-    found = {row["name"]: row.get("labels") for row in table(tmp_path / "run")}
-    assert found == {
-        "guard / all images": None,
-        "random_hard / ipc 2": "hard",
-        "dc / ipc 2": "hard",
-    }
-
-
-class Stops:
-    """Asks for an end at the first question."""
-
-    def __init__(self):
-        self._plan = iter([True])
-
-    def asked(self):
-        return next(self._plan, False)
-
-
-@pytest.mark.parametrize("how", WAYS)
-def test_matching_moves_images_and_goes_on_where_it_was_cut(how, tmp_path, monkeypatch):
-    config = matching_config()
-    config["distill"]["arms"] = {how: {"method": how, "real": "standard"}}
-    setup = build_setup(config)
-    (arm,) = build_arms(setup)
-
-    def job(name):
-        workdir = Workdir(str(tmp_path / name), config)
-        return making.Job("images", 2, 0, workdir, Progress(1.0))
-
-    whole = arm.distiller.distil(job("whole"), None)
-    assert whole.shape == (10, 2, 8, 8, 1)
-    assert whole.min() >= 0 and whole.max() <= 1
-    start = config["distill"]["methods"][how]
-    start = start.get("matching", start.get("trajectory"))["start"]
-    first = making.first_images(setup, job("whole"), start)
-    assert np.abs(whole - first).max() > 1e-4
-    monkeypatch.setattr(making, "STOP", Stops())
-    with pytest.raises(Preempted):
-        arm.distiller.distil(job("cut"), None)
-    assert list((tmp_path / "cut" / "distilled").glob("images.state.npz"))
-    np.testing.assert_array_equal(arm.distiller.distil(job("cut"), None), whole)
-
-
-def test_the_plain_arm_comes_first():
-    config = matching_config()
-    names = {"a_guard": "guard", "b_plain": "standard", "c_adv": "pgd_at"}
-    config["distill"]["arms"] = {
-        name: {"method": "dc", "real": real} for name, real in names.items()
-    }
-    arms = [arm.name for arm in build_arms(build_setup(config))]
-    assert arms == ["b_plain", "a_guard", "c_adv"]
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """A folder with 120 colour images of 10 classes in train.npz and test.npz."""
-    folder = tmp_path_factory.mktemp("pictures")
-    draw = np.random.default_rng(0)
-    for split in ("train", "test"):
-        image = draw.integers(0, 256, (1000, 8, 8, 3)).astype(np.uint8)
-        label = np.arange(1000) % 10
-        np.savez(folder / f"{split}.npz", image=image, label=label)
-    return folder
-
-
-@pytest.mark.parametrize(
-    "variant", [v for v in guard.VARIANTS if "cifar" in v or "net" in v]
-)
-def test_every_variant_builds(variant, pictures):
-    c = guard.get_config(variant)
-    c.data.name, c.data.path, c.data.image_size = "npz", str(pictures), 0
-    c.data.train_limit = 0
-    setup = build_setup(plain(c))
-    arms = build_arms(setup)
-    assert len(arms) >= 2 and {"standard", "guard"} <= {a.real.name for a in arms}
-
-
-def test_an_unknown_setting_of_a_method_is_named(pictures):
-    config = matching_config()
-    config["distill"]["methods"]["dc"]["matching"]["rate"] = 1.0
-    with pytest.raises(UserError, match="rate"):
-        build_arms(build_setup(config))

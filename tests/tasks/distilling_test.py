@@ -12,7 +12,7 @@ from jaxrobust.data.image_set import ImageSet
 from jaxrobust.progress import Progress
 from jaxrobust.tasks.distilling.artefact import pixels
 from jaxrobust.tasks.distilling.judging import robustness_ratio
-from jaxrobust.tasks.distilling.picks import herding_rows, random_rows
+from jaxrobust.tasks.distilling.picks import class_rows, herding_rows, random_rows
 from jaxrobust.tasks.distilling.sets import Arm
 from jaxrobust.tasks.distilling.students import Students
 from jaxrobust.tasks.distilling.summary import label_robust_score, scored
@@ -22,14 +22,16 @@ from jaxrobust.workdir import Workdir
 from tests import helpers
 
 LABEL = np.array([0, 1, 2] * 20)
+OWN = class_rows(LABEL, 3)
 
 
 def test_random_picks_are_different_images_of_every_class():
-    rows = random_rows(LABEL, 3, 4, seed=5)
-    assert len(set(rows.tolist())) == 12
-    np.testing.assert_array_equal(LABEL[rows], np.repeat([0, 1, 2], 4))
-    other = random_rows(LABEL, 3, 4, seed=6)
-    assert set(rows.tolist()) != set(other.tolist())
+    rows = random_rows(OWN, 4, seed=5, stream=0)
+    assert len(set(rows.flat)) == 12
+    np.testing.assert_array_equal(LABEL[rows], [[k] * 4 for k in range(3)])
+    for seed, stream in ((6, 0), (5, 3)):
+        other = random_rows(OWN, 4, seed, stream)
+        assert set(rows.flat) != set(other.flat)
 
 
 def unit(feature):
@@ -38,11 +40,12 @@ def unit(feature):
 
 def test_herding_takes_the_best_next_image_each_time():
     feature = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
-    found = herding_rows(feature, LABEL, 3, 5)
-    np.testing.assert_array_equal(LABEL[found], np.repeat([0, 1, 2], 5))
+    found = herding_rows(feature, OWN, 5)
+    np.testing.assert_array_equal(LABEL[found], [[k] * 5 for k in range(3)])
+    np.testing.assert_array_equal(herding_rows(feature, OWN, 2), found[:, :2])
     far = lambda rows, goal: np.linalg.norm(goal - unit(feature)[rows].mean(0))
     for k in range(3):
-        own, chosen = np.flatnonzero(LABEL == k), found[5 * k : 5 * k + 5].tolist()
+        own, chosen = np.flatnonzero(LABEL == k), found[k].tolist()
         goal = unit(feature)[own].mean(0)
         for count in range(5):
             left = [row for row in own if row not in chosen[:count]]

@@ -57,6 +57,7 @@ def load(folder: Path, class_names=()):
         limit=0,
         seed=0,
         provenance="",
+        needs_labels=True,
     )
 
 

@@ -12,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrobust.progress import Progress
 from tests.runs import run
+from tests.tasks.distill_ways_test import distiller_of, job_of
 
 COMPILED = "Finished XLA compilation"
 
@@ -74,14 +76,32 @@ ROUNDS = ("seed0-round1: ", "seed0-round2: ")
         ("hybrid", [SEEDS, ROUNDS]),
         ("data_selection", [SEEDS]),
         ("coreset", [SEEDS]),
+        ("guard", [SEEDS]),
     ],
 )
 def test_a_second_seed_or_round_compiles_nothing(recipe, repeated, tmp_path):
+    # What other tests of this process compiled would not be seen, here or later.
+    jax.clear_caches()
     with diary() as seen:
         given = (f"--config=configs/{recipe}.py:smoke", "--config.seeds=(0,1)")
+        # The networks of the second seed learn from a set of their own.
+        given += ("--config.distill.sets=2",) if recipe == "guard" else ()
         run(tmp_path / "run", *given)
     assert len(seen.compiled()) > 10, "nothing was seen to compile"
     for first, second in repeated:
         begin, end = seen.last(first), seen.last(second)
         assert begin < end, "the run did not get to a second time"
         assert not seen.compiled(begin, end)
+
+
+@pytest.mark.parametrize("how", ["dc", "mtt"])
+def test_a_second_matched_set_compiles_nothing(how, tmp_path):
+    jax.clear_caches()
+    setup, distiller = distiller_of(how)
+    jobs = [job_of(setup, tmp_path / str(i), i, Progress(1.0)) for i in range(2)]
+    with diary() as seen:
+        distiller.distil(jobs[0], None)
+        first = len(seen.lines)
+        distiller.distil(jobs[1], None)
+    assert len(seen.compiled(0, first)) > 3, "nothing was seen to compile"
+    assert not seen.compiled(first)

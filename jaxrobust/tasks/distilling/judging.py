@@ -9,13 +9,12 @@ import jax
 import numpy as np
 
 from jaxrobust import losses, rng, sharding
-from jaxrobust.data.image_set import gather
 from jaxrobust.errors import UserError
-from jaxrobust.evaluators import autoattack
 from jaxrobust.evaluators.curvature import CurvaturePass
 from jaxrobust.evaluators.suites import suite
 from jaxrobust.loader import Feed, Pool
 from jaxrobust.tasks.results import Row
+from jaxrobust.tasks.rows import suite_row
 from jaxrobust.tasks.setup import Setup
 from jaxrobust.threat import ThreatModel
 from jaxrobust.types import LogitsFn
@@ -84,23 +83,12 @@ class Judge:
         }
 
     def _autoattack(self, logits_fn: LogitsFn) -> Row:
-        spec, test = self.spec["autoattack"], self.setup.splits.test
+        spec = self.spec["autoattack"]
         if not spec["version"]:
             return {}
         rows = self._some(spec["images"])
-        found = autoattack(
-            logits_fn,
-            gather(test.image, rows).astype(np.float32) / 255.0,
-            test.label[rows],
-            self.setup.threat,
-            key=jax.random.key(0),
-            version=spec["version"],
-        )
-        return {
-            "aa_acc": float(np.mean(found.robust)),
-            "aa_images": len(rows),
-            "suite_name": found.name,
-        }
+        found = suite_row(logits_fn, self.setup, rows, spec["version"])
+        return {**found, "aa_images": len(rows)}
 
     @cached_property
     def _bend(self) -> CurvaturePass:

@@ -10,18 +10,21 @@ from typing import Any, Protocol, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import Array
 
 from jaxrobust import rng, sharding
-from jaxrobust.data.image_set import gather
+from jaxrobust.data.image_set import ImageSet, gather
 from jaxrobust.distill.images import noise_images
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.files import write_npz
 from jaxrobust.loader import to_unit
 from jaxrobust.progress import Progress
+from jaxrobust.state import create_state, init_variables
+from jaxrobust.tasks.distilling.picks import FIRST, class_rows, random_rows
 from jaxrobust.tasks.fit import STOP, Preempted
 from jaxrobust.tasks.setup import Setup
-from jaxrobust.types import PyTree
+from jaxrobust.types import PyTree, TrainState
 from jaxrobust.workdir import Workdir
 
 logger = logging.getLogger(__name__)
@@ -57,7 +60,7 @@ class Distiller(Protocol):
     soft: bool
 
     def work(self, ipc: int) -> float:
-        """Image gradients that a set takes, in forward passes of one image."""
+        """What a set takes, in forward passes of one image."""
         ...
 
     def distil(self, job: Job, variables: PyTree | None) -> np.ndarray:
@@ -89,9 +92,11 @@ class Loop:
         saving when SIGTERM came.
         """
         path = job.folder / f"{job.name}{part}.state.npz"
-        state, step = _read(path, state)
-        self._skip(job, step)
         stage = f"{FOLDER}/{job.name}{part}"
+        state, step = _read(path, state)
+        # Before the file is written anew: all processes begin at the same step.
+        sharding.wait_for_all(f"{stage} read")
+        job.progress.skip(step * self.work_per_step)
         while step < self.num_steps:
             count = min(self.chunk_steps, self.num_steps - step)
             started = time.monotonic()
@@ -109,10 +114,6 @@ class Loop:
                 raise Preempted(f"{stage} step {step}")
         return state
 
-    def _skip(self, job: Job, step: int) -> None:
-        if step:
-            job.progress.skip(step * self.work_per_step)
-
 
 def check_start(start: str) -> None:
     """Raises `UserError` unless `first_images` knows this start."""
@@ -128,12 +129,28 @@ def first_images(setup: Setup, job: Job, start: str) -> Array:
     if start == "noise":
         key = rng.purpose_key(job.number, "sample")
         return noise_images(key, shape, model.mean, model.std)
-    label, chosen = splits.train.label, []
-    for k in range(splits.num_classes):
-        rows = np.flatnonzero(label == k)
-        chosen.append(rows[rng.host_choice(job.number, k, len(rows), job.ipc)])
-    image = gather(splits.train.image, np.concatenate(chosen))
+    own = class_rows(splits.train.label, splits.num_classes)
+    rows = random_rows(own, job.ipc, job.number, FIRST)
+    image = gather(splits.train.image, rows.reshape(-1))
     return to_unit(jnp.asarray(image)).reshape(shape)
+
+
+def on_device(images: ImageSet) -> tuple[Array, Array]:
+    """All images u8[N,H,W,C] and their labels i32[N], in the memory of the device."""
+    image = gather(images.image, np.arange(len(images)))
+    return jnp.asarray(image), jnp.asarray(images.label)
+
+
+def fresh_network(
+    setup: Setup, tx: optax.GradientTransformation
+) -> Callable[[Array], TrainState]:
+    """From a key to the network of a run with new weights, for `tx` to train."""
+
+    def fresh(key: Array) -> TrainState:
+        variables = init_variables(setup.model, setup.splits.image_shape, key)
+        return create_state(variables, tx, with_ema=False)
+
+    return fresh
 
 
 def forget(job: Job) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 from jax import Array, lax
 
 from jaxrobust import optim, registry, rng
+from jaxrobust.attacks.noise import no_attack
 from jaxrobust.augment import Augment as BatchAugment
-from jaxrobust.data.image_set import gather
 from jaxrobust.distill import dsa as siamese
 from jaxrobust.distill.dc import gradient_match
 from jaxrobust.distill.dm import feature_match
@@ -27,15 +27,18 @@ from jaxrobust.distill.outer import (
 from jaxrobust.errors import UserError
 from jaxrobust.loader import to_unit
 from jaxrobust.objectives.standard import standard
-from jaxrobust.selection.in_batch import all_rows
-from jaxrobust.state import create_state, init_variables
-from jaxrobust.tasks.distilling.making import Job, Loop, check_start, first_images
-from jaxrobust.tasks.setup import Method, Setup, build_attack
-from jaxrobust.train_step import StepOptions, make_train_step
-from jaxrobust.types import PyTree, TrainState
-
-FIRST_BATCH = 1 << 20
-"""Random streams of real batches begin here, those of first images at 0."""
+from jaxrobust.tasks.distilling.making import (
+    Job,
+    Loop,
+    check_start,
+    first_images,
+    fresh_network,
+    on_device,
+)
+from jaxrobust.tasks.distilling.picks import BATCHES, class_rows, random_rows
+from jaxrobust.tasks.setup import Method, Setup
+from jaxrobust.train_step import plain_step
+from jaxrobust.types import PyTree
 
 
 class Matching:
@@ -68,24 +71,17 @@ class Matching:
         self.num_networks, self.chunk_steps = num_networks, chunk_steps
         self.start, self.clip, self.inner_batch = start, clip, network["batch_size"]
         self.image_tx = image_sgd(learning_rate, momentum, setup.model.std)
-        self.network_tx = optim.make_optimiser(network["optim"], total_steps=1)
         check_start(start)
-        label = setup.splits.train.label
-        self.members = [
-            np.flatnonzero(label == k) for k in range(setup.splits.num_classes)
-        ]
+        self.members = class_rows(setup.splits.train.label, setup.splits.num_classes)
         self.real_batch = min(real_batch, *map(len, self.members))
         if not self.real_batch:
             raise UserError("matching needs real images of every class: one has none")
-        self.train = make_train_step(
-            setup.model,
-            self.network_tx,
-            standard(),
-            build_attack("attack", {"name": "none"}, setup.threat),
-            all_rows(),
-            augment,
-            StepOptions("batch", 0.0, 0.0, 0, "batch"),
+        network_tx = optim.make_optimiser(network["optim"], total_steps=1)
+        self.fresh = fresh_network(setup, network_tx)
+        self.train = plain_step(
+            setup.model, network_tx, standard(), no_attack(), augment, "batch"
         )
+        self._run = jax.jit(self._steps)
 
     def _loop(self, ipc: int) -> Loop:
         real = self.real_batch * len(self.members)
@@ -99,41 +95,32 @@ class Matching:
 
     def distil(self, job: Job, variables: PyTree | None) -> np.ndarray:
         """As `Distiller`; there is no teacher."""
-        outer = make_outer_step(
-            self.match, self._fresh, self.train, self.image_tx, self.cycle(job.ipc),
-            self.inner_batch, self.clip,
-        )  # fmt: skip
-        train = self.setup.splits.train
-        images = jnp.asarray(gather(train.image, np.arange(len(train))))
+        images, _ = on_device(self.setup.splits.train)
         key = rng.purpose_key(job.number, "train")
-
-        @jax.jit
-        def run(state: DistillState, images: Array, rows: Array):
-            body = lambda state, row: outer(state, to_unit(images[row]), key)
-            return lax.scan(body, state, rows)
 
         def advance(state: DistillState, step: int, count: int):
             rows = [self._rows(job.number, at) for at in range(step, step + count)]
-            return run(state, images, jnp.asarray(np.stack(rows)))
+            return self._run(state, images, jnp.asarray(np.stack(rows)), key)
 
-        state = init_state(
-            first_images(self.setup, job, self.start), self.image_tx, self._fresh
-        )
+        first = first_images(self.setup, job, self.start)
+        state = init_state(first, self.image_tx, self.fresh)
         return np.asarray(self._loop(job.ipc).run(job, "", state, advance).image)
 
-    def _fresh(self, key: Array) -> TrainState:
-        variables = init_variables(self.setup.model, self.setup.splits.image_shape, key)
-        return create_state(variables, self.network_tx, with_ema=False)
+    def _steps(self, state: DistillState, images: Array, rows: Array, key: Array):
+        """One outer step for each of the real images rows i32[S,K,B]; compiled once for
+        all sets with as many images."""
+        outer = make_outer_step(
+            self.match, self.fresh, self.train, self.image_tx,
+            self.cycle(state.image.shape[1]), self.inner_batch, self.clip,
+        )  # fmt: skip
+        body = lambda state, row: outer(state, to_unit(images[row]), key)
+        return lax.scan(body, state, rows)
 
     def _rows(self, seed: int, step: int) -> np.ndarray:
-        """Real images int32[K,B] of a step, row k of class k."""
-        first = FIRST_BATCH + step * len(self.members)
-        return np.stack(
-            [
-                rows[rng.host_choice(seed, first + k, len(rows), self.real_batch)]
-                for k, rows in enumerate(self.members)
-            ]
-        ).astype(np.int32)
+        """Real images i32[K,B] of a step, row k of class k."""
+        stream = BATCHES + step * len(self.members)
+        rows = random_rows(self.members, self.real_batch, seed, stream)
+        return rows.astype(np.int32)
 
 
 def dc(setup: Setup, real: Method, distance: str, matching: Mapping) -> Matching:
@@ -173,10 +160,9 @@ def _gradients(setup, real: Method, distance: str, ops, matching: Mapping) -> Ma
 def _make(setup, match, cycle, ops, passes: float, matching: Mapping) -> Matching:
     moves = _moves(setup, ops, siamese_moves=False)
     augment = lambda key, batch: batch._replace(image=moves(key, batch.image))
-    try:
-        return Matching(setup, match, cycle, augment, passes, **matching)
-    except TypeError as error:
-        raise UserError(f"distill.methods: matching: {error}") from error
+    given = {"setup": setup, "match": match, "cycle": cycle}
+    given |= {"augment": augment, "passes": passes}
+    return registry.call("matching of distill.methods", Matching, matching, given)
 
 
 def _moves(setup: Setup, ops: Sequence[str], siamese_moves: bool) -> siamese.Augment:

@@ -23,7 +23,12 @@ from jaxrobust.tasks.distilling.artefact import (
     write_distilled,
 )
 from jaxrobust.tasks.distilling.making import Distiller, Job, forget
-from jaxrobust.tasks.distilling.picks import herding_rows, random_rows
+from jaxrobust.tasks.distilling.picks import (
+    PICKED,
+    class_rows,
+    herding_rows,
+    random_rows,
+)
 from jaxrobust.tasks.fit import Fitted
 from jaxrobust.tasks.setup import Method, Setup
 from jaxrobust.tasks.trainer import Trainer
@@ -72,6 +77,7 @@ class Sets:
     steps: int
     _teachers: dict[tuple[str, int], Fitted] = field(default_factory=dict)
     _sets: dict[str, Distilled] = field(default_factory=dict)
+    _herds: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
 
     @property
     def setup(self) -> Setup:
@@ -160,17 +166,26 @@ class Sets:
     def random(self, ipc: int, number: int) -> ImageSet:
         """As many real images at random; other ones for every number."""
         train = self.setup.splits.train
-        return train.take(random_rows(train.label, train.num_classes, ipc, number))
+        own = class_rows(train.label, train.num_classes)
+        return train.take(random_rows(own, ipc, number, PICKED).reshape(-1))
 
     def herding(self, method: Method, ipc: int, number: int) -> ImageSet:
         """As many real images by herding, in the features of a network of `method`."""
-        train = self.setup.splits.train
+        key = method.name, number
+        if key not in self._herds:
+            self._herds[key] = self._herd(method, number)
+        rows = self._herds[key][:, :ipc].reshape(-1)
+        return self.setup.splits.train.take(rows)
+
+    def _herd(self, method: Method, number: int) -> np.ndarray:
+        """The picks of every class int64[K,ipc] for the most that are asked for."""
+        train, config = self.setup.splits.train, self.setup.config
         features_fn = bind_features(self.setup.model, self.variables(method, number))
-        size = min(self.setup.config["eval"]["batch_size"], len(train))
+        size = min(config["eval"]["batch_size"], len(train))
         gather = self.trainer.pool.gather
         feature = predict(Partial(_embedding, features_fn), gather, len(train), size)
-        rows = herding_rows(feature, train.label, train.num_classes, ipc)
-        return train.take(rows)
+        own = class_rows(train.label, train.num_classes)
+        return herding_rows(feature, own, max(config["distill"]["ipc"]))
 
 
 def set_bytes(images: ImageSet, teacher: PyTree | None) -> int:

@@ -1,18 +1,16 @@
 """SRe2L and CDA: a teacher squeezes the real images, its statistics give others."""
 
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust import rng
+from jaxrobust import registry, rng
 from jaxrobust.distill.crops import make_multi_crop
 from jaxrobust.distill.images import noise_images
 from jaxrobust.distill.recover import (
-    Advance,
     bind_teacher,
     make_advance,
     plan_chunks,
@@ -46,29 +44,21 @@ class SRe2L:
         view: Mapping[str, Any],
     ):
         self.setup, self.num_steps, self.chunk_steps = setup, num_steps, chunk_steps
-        self.learning_rate, self.r_bn = learning_rate, r_bn
-        self.first_weight, self.view = first_weight, view
         self.images_per_class = images_per_class
         self.classes_per_chunk = classes_per_chunk
         if setup.config["model"].get("norm", "batch") != "batch":
             raise UserError(
                 "sre2l recovers images from BatchNorm statistics: set model.norm=batch"
             )
-        _ = self._advance  # a mistake shows here
-
-    @cached_property
-    def _advance(self) -> Advance:
-        try:
-            view = make_multi_crop(total_steps=self.num_steps, **self.view)
-        except TypeError as error:
-            raise UserError(f"distill.methods.sre2l.view: {error}") from error
-        return make_advance(
-            view,
-            total_steps=self.num_steps,
-            learning_rate=self.learning_rate,
-            std=jnp.asarray(self.setup.model.std),
-            r_bn=self.r_bn,
-            first_weight=self.first_weight,
+        steps = {"total_steps": num_steps}
+        what = "view of distill.methods.sre2l"
+        self._advance = make_advance(
+            registry.call(what, make_multi_crop, view, steps),
+            total_steps=num_steps,
+            learning_rate=learning_rate,
+            std=jnp.asarray(setup.model.std),
+            r_bn=r_bn,
+            first_weight=first_weight,
         )
 
     def work(self, ipc: int) -> float:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from jaxrobust import optim, rng, sharding
+from jaxrobust.attacks.noise import no_attack
 from jaxrobust.data.image_set import ImageSet
 from jaxrobust.distill.relabel import (
     MIXES,
@@ -24,11 +24,11 @@ from jaxrobust.objectives import Objective
 from jaxrobust.objectives.standard import standard
 from jaxrobust.progress import Progress
 from jaxrobust.samplers import FixedSampler
-from jaxrobust.selection.in_batch import all_rows
-from jaxrobust.state import bind, create_state, init_variables
+from jaxrobust.state import bind
+from jaxrobust.tasks.distilling.making import fresh_network
 from jaxrobust.tasks.fit import Fitted, Stage, fit
-from jaxrobust.tasks.setup import Setup, build_attack
-from jaxrobust.train_step import Program, StepOptions, make_train_step
+from jaxrobust.tasks.setup import Setup
+from jaxrobust.train_step import Program, plain_step
 from jaxrobust.types import Batch, LogitsFn, PyTree, Subset, TrainState
 from jaxrobust.workdir import Workdir
 
@@ -52,16 +52,14 @@ class Students:
     _programs: dict[bool, Program] = field(default_factory=dict)
 
     def __post_init__(self):
-        # Built once so that a mistake shows now.
-        optim.make_optimiser(self.spec["optim"], total_steps=1)
+        self._tx = optim.make_optimiser(self.spec["optim"], self.spec["num_steps"])
+        self._fresh = jax.jit(fresh_network(self.setup, self._tx))
         if self.spec["mix"] not in MIXES:
             raise unknown_name("student.mix", self.spec["mix"], MIXES)
         if not self.spec["temperature"] > 0:
             raise UserError(
                 "student.temperature must be above 0: 1 leaves labels alone"
             )
-        shape = self.setup.splits.image_shape
-        self._init = jax.jit(partial(init_variables, self.setup.model, shape))
 
     def batch_size(self, images: int) -> int:
         """Of so many images: all of them, or `student.batch_size`."""
@@ -106,7 +104,7 @@ class Students:
                 work_per_step=size * (3.0 + soft),
             ),
             self._program(soft),
-            self._fresh(seed),
+            self._start(seed),
             lesson,
             feed,
             FixedSampler(Subset.uniform(np.arange(len(images))), seed, size),
@@ -116,12 +114,10 @@ class Students:
             tracer=None,
         )
 
-    def _fresh(self, seed: int) -> TrainState:
-        setup = self.setup
-        key = sharding.replicate_key(rng.purpose_key(seed, "init"), setup.mesh)
-        tx = optim.make_optimiser(self.spec["optim"], self.spec["num_steps"])
-        state = create_state(self._init(key), tx, with_ema=False)
-        return sharding.replicate(state, setup.mesh)
+    def _start(self, seed: int) -> TrainState:
+        mesh = self.setup.mesh
+        key = sharding.replicate_key(rng.purpose_key(seed, "init"), mesh)
+        return sharding.replicate(self._fresh(key), mesh)
 
     def _program(self, soft: bool) -> Program:
         if soft not in self._programs:
@@ -161,12 +157,5 @@ class Students:
         return lambda state, batch, lesson: learn(state, batch, lesson.key)
 
     def _learn(self, objective: Objective, augment):
-        return make_train_step(
-            self.setup.model,
-            optim.make_optimiser(self.spec["optim"], self.spec["num_steps"]),
-            objective,
-            build_attack("attack", {"name": "none"}, self.setup.threat),
-            all_rows(),
-            augment,
-            StepOptions("batch", 0.0, 0.0, 0, "batch"),
-        )
+        model = self.setup.model
+        return plain_step(model, self._tx, objective, no_attack(), augment, "batch")

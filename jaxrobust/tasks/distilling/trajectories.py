@@ -7,14 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import Array
 
-from jaxrobust import optim, rng, sharding
-from jaxrobust.data.image_set import gather
+from jaxrobust import optim, registry, rng, sharding
 from jaxrobust.distill import mtt as exact
 from jaxrobust.distill import tesla as constant
-from jaxrobust.distill.dsa import PUBLISHED, make_dsa
+from jaxrobust.distill.dsa import PUBLISHED, Augment, make_dsa
 from jaxrobust.distill.experts import (
+    Expert,
     draw_segment,
     expert_path,
     make_expert,
@@ -23,7 +22,6 @@ from jaxrobust.distill.experts import (
 )
 from jaxrobust.distill.images import image_sgd
 from jaxrobust.distill.trajectory import (
-    Segment,
     TrajectoryState,
     flat_network,
     hard_labels,
@@ -31,12 +29,18 @@ from jaxrobust.distill.trajectory import (
     make_trajectory_step,
 )
 from jaxrobust.errors import UserError
-from jaxrobust.selection.in_batch import all_rows
-from jaxrobust.state import create_state, init_variables
-from jaxrobust.tasks.distilling.making import Job, Loop, check_start, first_images
+from jaxrobust.tasks.distilling.making import (
+    Job,
+    Loop,
+    check_start,
+    first_images,
+    fresh_network,
+    on_device,
+)
+from jaxrobust.tasks.fit import STOP, Preempted
 from jaxrobust.tasks.setup import Method, Setup
-from jaxrobust.train_step import StepOptions, make_train_step
-from jaxrobust.types import PyTree, TrainState
+from jaxrobust.train_step import plain_step
+from jaxrobust.types import PyTree
 
 
 class Trajectories:
@@ -76,38 +80,55 @@ class Trajectories:
         work = passes * inner_steps * batch_size
         self.loop = Loop(num_steps, chunk_steps, work)
         check_start(start)
-        self.first_rate, self.ops = first_rate, ops
-        self.segment = segment_epochs, max_start
+        self.first_rate, self.segment = first_rate, (segment_epochs, max_start)
         if segment_epochs + max_start - 1 > experts["epochs"]:
             raise UserError(
                 f"experts.epochs {experts['epochs']} end before a segment of "
                 f"{segment_epochs} epochs from epoch {max_start - 1}: train for longer"
             )
-        model, shape = setup.model, setup.splits.image_shape
-        self.expert_tx = optim.make_optimiser(experts["optim"], total_steps=1)
-        network = flat_network(model, shape)
-        augment = self._moves()
+        model = setup.model
+        moves = make_dsa(ops, PUBLISHED, model.mean, model.std, siamese=False)
+        network = flat_network(model, setup.splits.image_shape)
         self.image_tx = image_sgd(learning_rate, momentum, model.std)
         self.rate_tx = optax.sgd(rate_learning_rate, momentum)
-        self.step = make_trajectory_step(
-            make_match(network, augment, inner_steps, batch_size),
+        step = make_trajectory_step(
+            make_match(network, moves, inner_steps, batch_size),
             hard_labels, self.image_tx, self.rate_tx, least_rate, clip,
         )  # fmt: skip
+        self.expert_tx = optim.make_optimiser(experts["optim"], total_steps=1)
+        self.fresh = fresh_network(setup, self.expert_tx)
+        # One program each for all sets.
+        self._step, self._expert = jax.jit(step), jax.jit(self._make_expert(moves))
+
+    def _make_expert(self, moves: Augment) -> Expert:
+        model, real, spec = self.setup.model, self.real, self.experts
+        augment = lambda key, batch: batch._replace(image=moves(key, batch.image))
+        train = plain_step(
+            model, self.expert_tx, real.objective, real.attack, augment, real.attack_bn
+        )
+        return make_expert(self.fresh, train, spec["epochs"], spec["batch_size"])
+
+    @property
+    def _expert_work(self) -> float:
+        images = len(self.setup.splits.train)
+        return self.experts["epochs"] * images * self.real.gradients
 
     def work(self, ipc: int) -> float:
-        """As `Distiller`: matching alone."""
-        return self.loop.num_steps * self.loop.work_per_step
+        """As `Distiller`; experts count in every set that needs them, and are skipped
+        where another has trained them."""
+        experts = self.experts["count"] * self._expert_work
+        return experts + self.loop.num_steps * self.loop.work_per_step
 
     def distil(self, job: Job, variables: PyTree | None) -> np.ndarray:
         """As `Distiller`; there is no teacher."""
         experts = self._experts(job)
         key = rng.purpose_key(job.number, "train")
-        run = jax.jit(self.step)
 
         def advance(state: TrajectoryState, step: int, count: int):
             found = []
             for at in range(step, step + count):
-                state, facts = run(state, self._segment(experts, job, at), key)
+                segment = draw_segment(experts, *self.segment, seed=job.number, step=at)
+                state, facts = self._step(state, segment, key)
                 found.append(facts)
             return state, jax.tree.map(lambda *values: jnp.stack(values), *found)
 
@@ -115,58 +136,30 @@ class Trajectories:
         state = init_state(image, self.first_rate, self.image_tx, self.rate_tx)
         return np.asarray(self.loop.run(job, "", state, advance).image)
 
-    def _segment(self, experts: Sequence[np.ndarray], job: Job, at: int) -> Segment:
-        return draw_segment(experts, *self.segment, seed=job.number, step=at)
-
     def _experts(self, job: Job) -> list[np.ndarray]:
         """The experts of this set; those that are missing are trained."""
-        folder = job.workdir.path / "experts" / f"{self.real.name}-set{job.number}"
-        paths = [expert_path(folder, i) for i in range(self.experts["count"])]
-        expert = None
-        train = self.setup.splits.train
+        stage = f"experts/{self.real.name}-set{job.number}"
+        folder, count = job.workdir.path / stage, self.experts["count"]
+        paths = [expert_path(folder, i) for i in range(count)]
+        missing = [i for i, path in enumerate(paths) if not path.exists()]
+        # Before the first of them is there: all processes train the same ones.
+        sharding.wait_for_all(f"{stage} counted")
+        job.progress.skip((count - len(missing)) * self._expert_work)
+        images = on_device(self.setup.splits.train) if missing else ()
         key = rng.purpose_key(job.number, "score")
-        for number, path in enumerate(paths):
-            if path.exists():
-                continue
-            if expert is None:
-                expert = jax.jit(self._expert())
-                image = jnp.asarray(gather(train.image, np.arange(len(train))))
-                label = jnp.asarray(train.label)
-            params = expert(jax.random.fold_in(key, number), image, label)
+        for number in missing:
+            params = self._expert(jax.random.fold_in(key, number), *images)
             if sharding.is_lead():
                 folder.mkdir(parents=True, exist_ok=True)
-                write_expert(path, params)
-        sharding.wait_for_all("experts")
-        size = sum(leaf.size for leaf in jax.tree.leaves(self._shapes()))
+                write_expert(paths[number], params)
+            shown = f"{number + 1}/{count}"
+            job.progress.update(self._expert_work, stage, shown, {})
+            if STOP.asked():
+                raise Preempted(f"{stage} expert {shown}")
+        sharding.wait_for_all(stage)
+        shapes = jax.eval_shape(self.fresh, jax.random.key(0)).params
+        size = sum(leaf.size for leaf in jax.tree.leaves(shapes))
         return open_experts(paths, size, *self.segment)
-
-    def _expert(self):
-        train = make_train_step(
-            self.setup.model,
-            self.expert_tx,
-            self.real.objective,
-            self.real.attack,
-            all_rows(),
-            self._augment,
-            StepOptions(self.real.attack_bn, 0.0, 0.0, 0, "batch"),
-        )
-        epochs, size = self.experts["epochs"], self.experts["batch_size"]
-        return make_expert(self._fresh, train, epochs, size)
-
-    def _augment(self, key: Array, batch):
-        return batch._replace(image=self._moves()(key, batch.image))
-
-    def _moves(self):
-        model = self.setup.model
-        return make_dsa(self.ops, PUBLISHED, model.mean, model.std, siamese=False)
-
-    def _fresh(self, key: Array) -> TrainState:
-        shape = self.setup.splits.image_shape
-        variables = init_variables(self.setup.model, shape, key)
-        return create_state(variables, self.expert_tx, with_ema=False)
-
-    def _shapes(self) -> PyTree:
-        return jax.eval_shape(self._fresh, jax.random.key(0)).params
 
 
 def mtt(setup: Setup, real: Method, trajectory: Mapping) -> Trajectories:
@@ -187,7 +180,6 @@ def tesla(setup: Setup, real: Method, trajectory: Mapping) -> Trajectories:
 def _make(
     setup: Setup, real: Method, make_match: Any, passes: float, trajectory: Mapping
 ) -> Trajectories:
-    try:
-        return Trajectories(setup, real, make_match, passes, **trajectory)
-    except TypeError as error:
-        raise UserError(f"distill.methods: trajectory: {error}") from error
+    given = {"setup": setup, "real": real, "make_match": make_match, "passes": passes}
+    what = "trajectory of distill.methods"
+    return registry.call(what, Trajectories, trajectory, given)
