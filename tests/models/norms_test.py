@@ -39,6 +39,24 @@ def test_value_and_gradients_are_those_of_flax(groups):
         np.testing.assert_allclose(ours, other, rtol=2e-4, atol=2e-5)
 
 
+@pytest.mark.parametrize("groups", (0, 3))
+def test_gradients_of_gradients_are_those_of_flax(groups):
+    def bend(module):
+        def length(variables, x):
+            value = lambda x: jnp.sum(jnp.sin(module.apply(variables, x)))
+            return jnp.sum(jax.grad(value)(x) ** 2)
+
+        return jax.grad(length, argnums=(0, 1))(parameters(3), X)
+
+    found, expected = (
+        bend(GroupNorm(groups, EPSILON, jnp.float32)),
+        bend(theirs(groups)),
+    )
+    for ours, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
+        scale = float(jnp.abs(other).max())
+        np.testing.assert_allclose(ours, other, rtol=1e-3, atol=1e-4 * scale)
+
+
 @pytest.mark.parametrize("groups", (0, 4))
 def test_parameters_have_the_names_and_shapes_of_flax(groups):
     init = lambda module: module.init(jax.random.key(0), X)
