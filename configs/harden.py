@@ -4,7 +4,8 @@ Source   Sehwag et al., arXiv:2104.09425, from a user's images to certificates: 
          generator is trained on them, its images are labelled, filtered and mixed in.
 Run      python -m jaxrobust.main --config=configs/harden.py --config.data.path=FOLDER
          FOLDER has a sub-folder for each class, or train/ and test/ with such
-Expect   docs/proxy.md: a 3-class folder on 2 CPU cores
+Expect   3 classes of CIFAR-10, 900 images: 38 minutes on 2 busy CPU cores, 57.8 clean,
+         52.7 under PGD; so short a generator costs 11 points; docs/proxy.md
 Variants (none)    a small ConvNet at 32x32 and a small U-Net, for a CPU
          gpu       ResNet-18 and EDM, 100 epochs, 50,000 generated images
          smoke     seconds, for tests, on digits

@@ -6,8 +6,8 @@ Source   Sehwag et al., arXiv:2104.09425. CIFAR-10, clean / AutoAttack at linf 8
          84.4 / 54.8. Certified at linf 2/255: 77.9 / 58.6 and 81.1 / 62.5.
          One user's rerun of the released recipe gave 53.89 (issue 1 of its repository).
 Run      python -m jaxrobust.main --config=configs/proxy.py
-Expect   digits: 7 minutes on 2 slow CPU cores; half generated images +1 point
-         under PGD, +2 certified; docs/proxy.md
+Expect   digits: 4 minutes on 2 slow CPU cores; half generated images +1.7 points
+         under PGD, +3 certified; docs/proxy.md
 Variants (none)       300 digits of 8x8 and a generator of our own: CPU minutes
          proxy_pgd    CIFAR-10, ResNet-18, half of each batch of 256 generated
          dm_gowal     TRADES on WRN-28-10, 70% generated: clean / AA 85.97 / 60.73

@@ -49,10 +49,17 @@ class Explaining:
         widest = float(threat.eps) * self.spec["largest_ratio"]
         self._ball = ThreatModel(widest, threat.norm)
 
+    def work(self, networks: int) -> float:
+        """The work of attacking so many networks on both sides, and of training those
+        that tell real from generated images."""
+        return networks * self._searching + self._discriminating.work
+
     @property
-    def work(self) -> float:
-        """The work of training networks for it."""
-        return self._discriminating.work
+    def _searching(self) -> float:
+        splits, spec = self.setup.splits, self.spec
+        images = min(spec["limit_per_class"] * splits.num_classes, len(splits.test))
+        steps = spec["attack"].get("num_steps", 1)
+        return 2 * images * spec["num_halvings"] * 2 * steps
 
     def __call__(
         self,
@@ -63,7 +70,7 @@ class Explaining:
         """Write the file, unless it is there."""
         path = trainer.workdir.path / FILE
         if path.exists():
-            trainer.progress.skip(self.work)
+            trainer.progress.skip(self.work(len(networks)))
             return
         test = self.setup.splits.test
         limit, seed = self.spec["limit_per_class"], self.spec["seed"]
@@ -73,10 +80,12 @@ class Explaining:
         pair = compared(test, pool, limit, seed)
         sides = test.take(pair.original), pool.take(pair.generated)
         found, distances = {}, {}
-        for name, state in networks.items():
+        for number, (name, state) in enumerate(networks.items(), 1):
             frozen = trainer.frozen(state())
             found[name] = frozen.logits_fn, Partial(_embedding, frozen.features_fn)
             pair_found = tuple(self._distances(frozen.logits_fn, s) for s in sides)
+            shown = f"{number}/{len(networks)}"
+            trainer.progress.update(self._searching, f"explain {name}", shown, {})
             if _known(pair_found, pair.label):
                 distances[name] = pair_found
             else:

@@ -70,7 +70,8 @@ class ProxyRun:
             setup.mesh,
         )
         workdir = Workdir(path, config)
-        beside = self._source.work + labelling.work + self._explaining.work
+        beside = self._source.work + labelling.work
+        beside += self._explaining.work(len(KINDS) * len(self._attacked))
         progress = Progress(beside + self._planned_work())
         pool = self._source.open(workdir, progress)
         original = make_pool(setup.splits.train, None)
@@ -139,10 +140,9 @@ class ProxyRun:
     def finish(self) -> None:
         """Explain the pool by the first seed's attacked networks, conclude."""
         seed = self.config["seeds"][0]
-        attacked = [m for m in self.methods if not self._noisy(m)]
         networks = {
             f"{method.name} / {kind}": partial(self._state, method, kind, seed)
-            for method in attacked
+            for method in self._attacked
             for kind in KINDS
         }
         self._explaining(self.trainer, self.labelled, networks)
@@ -168,6 +168,10 @@ class ProxyRun:
             gap = verdict(self.results, *pair, column)
             found.append(f"{method.name}: mixed - original, {words}: {gap}.")
         return " ".join(found)
+
+    @property
+    def _attacked(self) -> list[Method]:
+        return [method for method in self.methods if not self._noisy(method)]
 
     def _noisy(self, method: Method) -> bool:
         return self.config["methods"][method.name]["attack"]["name"] == "gaussian"

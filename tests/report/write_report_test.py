@@ -127,6 +127,22 @@ def test_failed_check_comes_before_the_table(workdir, reported):
     assert text.index("Check failed") < text.index("| ---")
 
 
+def test_networks_that_fail_a_check_alike_share_a_box(workdir):
+    def fail(card):
+        for seed in range(3):
+            name = f"pgd_at / hybrid, seed {seed}: enough images"
+            one = {"name": name, "ok": False, "value": f"{seed}9%", "note": "too few"}
+            card["checks"].append(one)
+
+    edit(workdir / "card.json", fail)
+    html = write_report(workdir).read_text()
+    assert html.count('class="alert"') == 1
+    assert "Check failed: enough images, 3 times (too few)" in html
+    assert all(
+        f"hybrid, seed {seed}" in html and f"{seed}9%" in html for seed in (0, 1, 2)
+    )
+
+
 def test_missing_or_damaged_files_are_the_users_error(tmp_path):
     with pytest.raises(UserError, match="config.json"):
         write_report(tmp_path)

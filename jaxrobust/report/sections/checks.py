@@ -3,15 +3,35 @@
 from jaxrobust.report.page import Cell, Fold, Section, Table, Text
 from jaxrobust.report.run import Row, Run
 
-_MANY = 40
+_MANY, _FEW = 40, 2
 
 
 def failed_checks(run: Run) -> Section | None:
-    """One red box for each failed check; nothing below it should be trusted unread."""
-    failed = [check for check in run.checks if not check.get("ok")]
-    if not failed:
+    """A red box for each failed check, or for all networks that failed it alike;
+    nothing below it should be trusted unread."""
+    alike: dict[tuple[str, str], list[Row]] = {}
+    for check in run.checks:
+        if not check.get("ok"):
+            name = _word(check, "name").rpartition(": ")[2]
+            alike.setdefault((name, _word(check, "note")), []).append(check)
+    if not alike:
         return None
-    return Section("", tuple(Text(_alarm(check), "alert") for check in failed))
+    return Section(
+        "", tuple(part for found in alike.items() for part in _boxes(*found))
+    )
+
+
+def _boxes(what: tuple[str, str], checks: list[Row]) -> tuple[Text | Fold, ...]:
+    if len(checks) <= _FEW:
+        return tuple(Text(_alarm(check), "alert") for check in checks)
+    name, note = what
+    first = {"name": f"{name}, {len(checks)} times", "note": note}
+    rows = tuple(
+        (Cell(_word(check, "name").rpartition(": ")[0]), Cell(_word(check, "value")))
+        for check in checks
+    )
+    table = Table(("Where", "Value"), rows, text_columns=2)
+    return Text(_alarm(first), "alert"), Fold("Where, and what was seen", (table,))
 
 
 def passed_checks(run: Run) -> Section | None:
