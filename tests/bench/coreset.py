@@ -213,6 +213,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cap", type=float, default=60.0)
+    parser.add_argument("--without", default="", help="peers to leave out, a,b")
     args = parser.parse_args()
     points = made_up(args.depth, args.seed)
     if args.run:
@@ -227,6 +228,9 @@ def main() -> None:
         "submodlib": lambda: submodlib(*data),
         "gradmatch": lambda: ours(gradmatch, *data),
         "numpy_omp": lambda: numpy_omp(*data, cap=args.cap),
+    }
+    runs = {
+        name: run for name, run in runs.items() if name not in args.without.split(",")
     }
     for name in ("craig", "gradmatch"):
         print(f"{name}: first call, compilation included: {timed(runs[name])[0]:.2f} s")
@@ -247,6 +251,8 @@ def report(data, runs, rounds) -> None:
                 print(f"{name}: {took:.3f} s, gradient error {seen}", flush=True)
     pairs = [("craig", name) for name in ("apricot_warm", "apricot", "submodlib")]
     for mine, theirs in (*pairs, ("gradmatch", "numpy_omp")):
+        if theirs not in seconds:
+            continue
         found = ratios(seconds, theirs, to=mine)
         print(
             f"{mine} against {theirs}: {statistics.median(found):.1f}x "
