@@ -47,16 +47,13 @@ def limit() -> int:
     return known or host // jax.local_device_count()
 
 
-def peak() -> tuple[int, str]:
-    """The most bytes in use so far, and of what: the fullest device of this process or,
-    where devices do not count, the process itself."""
+def peak() -> int:
+    """The most bytes in use so far, by the fullest device of this process or, where
+    devices do not count, by the process itself."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     known = max(found.get("peak_bytes_in_use", 0) for found in stats)
-    if known:
-        return known, "fullest device"
     unit = 1 if sys.platform == "darwin" else 1024
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return used * unit, "process max RSS"
+    return known or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def fitting_batch(need: Need, batch_size: int, limit: int, num_devices: int) -> int:
@@ -78,12 +75,6 @@ def announce(need: Need, batch_size: int, limit: int, num_devices: int) -> None:
         sizes = [megabytes(size) for size in (need.total, limit)]
         words = "memory: %s is more than the %s of a device: %s"
         logger.warning(words, *sizes, lower if fits else other)
-
-
-def log_peak() -> None:
-    """Log what was used so far."""
-    used, where = peak()
-    logger.info("memory: peak so far %s (%s)", megabytes(used), where)
 
 
 def megabytes(count: int) -> str:

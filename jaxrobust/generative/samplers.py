@@ -69,6 +69,9 @@ def heun(
 
 SAMPLERS: dict[str, Sampler] = {"ddim": ddim, "heun": heun}
 
+EVALUATIONS = {"ddim": lambda times: times, "heun": lambda times: 2 * times - 1}
+"""How often each asks the network for an image, by the number of times."""
+
 
 def _euler(slope: Slope, z: Array, i: Array, dr: Array) -> Array:
     return z + dr * slope(z, i)

@@ -17,7 +17,6 @@ import numpy as np
 from jax import Array
 from jax.experimental import multihost_utils
 
-from jaxrobust import memory
 from jaxrobust.checkpoint import Checkpointer
 from jaxrobust.errors import UserError
 from jaxrobust.loader import Feed
@@ -151,7 +150,6 @@ def fit(
             state = checkpoints.restore_best(state)
         compiled = program.take_compile_seconds()
         seconds = max(run.seconds() - compiled, 0.0)
-        memory.log_peak()
         return Fitted(state, seconds, compiled, run.last_probe, run.memory_bytes)
     finally:
         if tracer:

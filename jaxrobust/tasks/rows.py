@@ -95,7 +95,7 @@ def spent(fitted: Fitted, steps: int, attack_seconds: float) -> Row:
         "train_seconds": fitted.seconds - attack,
         "compile_seconds": fitted.compile_seconds,
         "memory_bytes": fitted.memory_bytes,
-        "peak_memory_bytes": memory.peak()[0],
+        "peak_memory_bytes": memory.peak(),
     }
 
 

@@ -18,7 +18,7 @@ from jaxrobust.data.image_set import UNLABELLED
 from jaxrobust.errors import UserError
 from jaxrobust.files import write_npz
 from jaxrobust.generative.diffusion import PREDICTIONS, Prediction, denoiser, guided
-from jaxrobust.generative.samplers import SAMPLERS, Sampler
+from jaxrobust.generative.samplers import EVALUATIONS, SAMPLERS, Sampler
 from jaxrobust.generative.schedule import SCHEDULES, Schedule
 from jaxrobust.generative.times import TIMES
 from jaxrobust.progress import Progress
@@ -106,9 +106,9 @@ def build_diffusion(spec: Config) -> Diffusion:
 
 def image_work(spec: Config, unit: float) -> float:
     """The work of sampling an image where a forward pass is the work `unit`."""
-    passes = len(build_diffusion(spec).times)
-    passes = 2 * passes - 1 if spec["sampler"] == "heun" else passes
-    return passes * (1 + (spec["labels"]["guidance"] != 1.0)) * unit
+    passes = EVALUATIONS[spec["sampler"]](len(build_diffusion(spec).times))
+    both = spec["labels"]["guidance"] != 1.0
+    return passes * (1 + both) * unit
 
 
 def sample_shards(
@@ -130,12 +130,11 @@ def sample_shards(
     sample = make_sampler(origin, model)
     conditional = build_labels(spec, origin.splits.num_classes).conditional
     key = sharding.replicate_key(rng.purpose_key(spec["seed"], "sample"), origin.mesh)
-    size, count = spec["shard_size"], spec["count"]
+    size, count, work = spec["shard_size"], spec["count"], image_work(spec, unit)
     for number, path in enumerate(shard_paths(spec, folder)):
         kept = min(size, count - number * size)
-        work = kept * image_work(spec, unit)
         if path.exists():
-            progress.skip(work)
+            progress.skip(kept * work)
             continue
         index = np.arange(number * size, (number + 1) * size, dtype=np.int32)
         label = index % origin.splits.num_classes
@@ -148,7 +147,7 @@ def sample_shards(
         if sharding.is_lead():
             folder.mkdir(parents=True, exist_ok=True)
             write_npz(path, {**arrays, "seed": np.array(spec["seed"], np.int64)})
-        progress.update(work, "sampling", f"{number * size + kept}/{count}", {})
+        progress.update(kept * work, "sampling", f"{number * size + kept}/{count}", {})
     sharding.wait_for_all("generated shards")
 
 

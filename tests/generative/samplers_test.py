@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxrobust.generative.diffusion import normal_rows, rows
-from jaxrobust.generative.samplers import SAMPLERS
+from jaxrobust.generative.samplers import EVALUATIONS, SAMPLERS
 from jaxrobust.generative.schedule import cosine, edm, linear
 from jaxrobust.generative.times import edm as edm_times
 from jaxrobust.generative.times import uniform
@@ -41,6 +41,19 @@ def gaussian(schedule):
 def sample(name, index, label, num_steps, schedule_name="cosine", grid="uniform"):
     times = GRIDS[grid](SCHEDULES[schedule_name](), num_steps)
     return draw(name, index, label, times, schedule_name)
+
+
+@EVERY
+def test_the_network_is_asked_as_often_as_said(name):
+    asked, schedule = [], cosine()
+    denoise = lambda x_t, t, label: (
+        asked.append(1),
+        gaussian(schedule)(x_t, t, label),
+    )[1]
+    keys, label = per_example(KEY, jnp.arange(2)), jnp.zeros(2, jnp.int32)
+    with jax.disable_jit():
+        SAMPLERS[name](keys, denoise, schedule, label, SHAPE, uniform(schedule, 4))
+    assert len(asked) == EVALUATIONS[name](4)
 
 
 @partial(jax.jit, static_argnames=("name", "schedule_name"))
