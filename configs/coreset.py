@@ -115,7 +115,7 @@ def smoke(c) -> None:
 
 def sweep(c) -> None:
     """Robust error against speed-up: shares of the images at equal epochs."""
-    c.comparison.budgets = (0.1, 0.3, 0.5, 0.7)
+    c.comparison.budgets = (0.2, 0.4, 0.6)  # the least holds more than a batch
     c.comparison.rules = ("epochs",)
     keep(c, "full", "random", "random_redrawn", "craig", "gradmatch")
 
