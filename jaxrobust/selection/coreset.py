@@ -72,7 +72,8 @@ class Solver(Protocol):
 
 
 class Machine(NamedTuple):
-    """Where blocks are solved: `max_bytes` on each device, classes laid over `mesh`."""
+    """Where blocks are solved: `max_bytes` on each device, 0 for one block at a time;
+    classes laid over `mesh`."""
 
     max_bytes: int
     mesh: Mesh | None
@@ -231,7 +232,8 @@ def _solve_blocks(solver, steps, at_once, mesh, factors, bucket, key, goals):
         facts = {"block_error": features.distance(matched, goal), **facts}
         return rows[pick], weight, facts
 
-    each = lambda blocks: jax.lax.map(solve, blocks, batch_size=at_once)
+    together = at_once if at_once > 1 else None
+    each = lambda blocks: jax.lax.map(solve, blocks, batch_size=together)
     if mesh is not None:
         # Blocks have nothing to say to each other, so there is nothing to check.
         split = PartitionSpec(AXIS)

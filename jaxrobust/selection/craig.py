@@ -64,7 +64,9 @@ def craig(
         picked = _sampled_greedy(factors, key, budget, min(samples, count), chunks)
     else:
         groups = coreset.groups_of(label if scope == "class" else np.zeros(count))
-        machine = Machine(max_bytes, mesh)
+        # On CPU one class after another: side by side they fall out of its caches.
+        alone = jax.default_backend() == "cpu"
+        machine = Machine(0 if alone else max_bytes, mesh)
         picked = coreset.solve_groups(solver, factors, groups, budget, key, machine)
     if scope == "batch":
         picked = coreset.spread(picked, batch_size)
