@@ -106,9 +106,10 @@ class Layers:
 
 
 def block(kind: type[nn.Module], remat: bool) -> type[nn.Module]:
-    """A block called as (x, train), as it is or, with `remat`, one whose activations
-    are not kept but computed again on the way back: a third more arithmetic of an
-    update and half more of an attack step, for the memory of all but its input."""
+    """A block called as (x, train), as it is or, with `remat`, one of which the input
+    alone is kept: what lies within is computed again on the way back. Each gradient,
+    those of the attack too, then takes up to one forward pass more. (XLA:CPU gains no
+    memory by it: it computes again at a time of its own choice.)"""
     return nn.remat(kind, static_argnums=(2,)) if remat else kind
 
 
