@@ -39,6 +39,7 @@ def get_config() -> ConfigDict:
         "num_steps": 0,  # 0: num_epochs decides
         "num_epochs": 0,
         "batch_size": 128,
+        "accumulate": 1,  # slices of a batch that are attacked and learnt in turn
         "chunk_steps": 100,  # between two looks of the host
         "checkpoint_every_steps": 0,  # 0: only at the end
         "probe_every_steps": 0,  # accuracy on validation images, 0: never

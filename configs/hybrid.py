@@ -120,6 +120,9 @@ def cifar10(c) -> None:
         "name": "resnet18",
         "mean": (0.4914, 0.4822, 0.4465),
         "std": (0.2471, 0.2435, 0.2616),
+        "dtype": "float32",  # or bfloat16, on accelerators
+        "remat": False,  # activations of blocks are computed again on the way back
+        "bn_groups": 1,  # parts of a batch with statistics of their own: devices
     }
     c.methods = base.methods(step_size=2 / 255, num_steps=10)
     c.train.num_epochs = 100

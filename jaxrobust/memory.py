@@ -63,14 +63,27 @@ def fitting_batch(need: Need, batch_size: int, limit: int, num_devices: int) -> 
     return room * batch_size // max(need.batch, 1) // num_devices * num_devices
 
 
+def fitting_slices(need: Need, batch_size: int, limit: int, num_devices: int) -> int:
+    """The fewest slices of a batch that fit into `limit` bytes a device, one at a time
+    (`train.accumulate`), each split evenly over the devices; 0 for none."""
+    for slices in range(1, batch_size // num_devices + 1):
+        even = batch_size % (slices * num_devices) == 0
+        if even and need.fixed + need.batch / slices <= limit:
+            return slices
+    return 0
+
+
 def announce(need: Need, batch_size: int, limit: int, num_devices: int) -> None:
     """Log what a step is going to need, and what to do where that is too much."""
     sizes = [megabytes(size) for size in (need.total, need.batch)]
     words = "memory: %s predicted on each device, %s of it for the batch of %d"
     logger.info(words, *sizes, batch_size)
     if need.total > limit:
-        fits = fitting_batch(need, batch_size, limit, num_devices)
+        given = (need, batch_size, limit, num_devices)
+        fits, slices = fitting_batch(*given), fitting_slices(*given)
         lower = f"set batch_size to {fits}, which should fit"
+        if slices:
+            lower += f", or multiply train.accumulate by {slices}"
         other = "set train.shard_params, or lower train.device_gb"
         sizes = [megabytes(size) for size in (need.total, limit)]
         words = "memory: %s is more than the %s of a device: %s"

@@ -19,6 +19,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from jaxrobust import memory, metrics, optim, registry, rng, sharding, tree
+from jaxrobust.accumulate import make_gradient
 from jaxrobust.augment import Augment
 from jaxrobust.loader import to_unit
 from jaxrobust.objectives import Objective
@@ -37,7 +38,8 @@ class StepOptions:
     `awp_start_step`: the first step with perturbed weights. `weight_norm` "batch" |
     "global": what a loss weight is relative to (`metrics.MEANS`).
     `adaptive_epoch_steps`: the length of an epoch where the share of selected rows
-    adapts to accuracy."""
+    adapts to accuracy. `accumulate`: a step takes the batch in so many slices, attack
+    and gradient one slice at a time."""
 
     attack_bn: str
     ema_decay: float
@@ -45,6 +47,7 @@ class StepOptions:
     awp_start_step: int
     weight_norm: str
     adaptive_epoch_steps: int = 0
+    accumulate: int = 1
 
 
 def make_train_step(
@@ -58,7 +61,7 @@ def make_train_step(
 ) -> Step:
     """(state, batch, base_key) -> (state, metrics); nothing here depends on the
     method."""
-    craft = make_craft(objective, attack)
+    craft = make_craft(objective, attack, options.accumulate)
     mean = registry.lookup("weight_norm", metrics.MEANS, options.weight_norm)
 
     def step(state: TrainState, batch: Batch, base_key: Array):
@@ -69,14 +72,14 @@ def make_train_step(
         with jax.named_scope("select"):
             batch, x_adv, facts = select(keys, logits_fn, batch, craft)
 
-        def loss_fn(params: PyTree):
+        def outcome_fn(params: PyTree, batch: Batch, x_adv: Array):
             forward = forward_fn(model, params, state.batch_stats)
-            outcome = objective.outer(forward, batch, x_adv)
-            return mean(outcome.loss, batch.weight), outcome
+            return objective.outer(forward, batch, x_adv)
 
         with jax.named_scope("update"):
-            weights = _perturbed(state, loss_fn, options)
-            (loss, outcome), grads = jax.value_and_grad(loss_fn, has_aux=True)(weights)
+            slope = make_gradient(outcome_fn, mean, options.accumulate)
+            weights = _perturbed(state, lambda w: slope(w, batch, x_adv), options)
+            (loss, outcome), grads = slope(weights, batch, x_adv)
             state = _update(state, tx, grads, outcome.batch_stats, options.ema_decay)
         if options.adaptive_epoch_steps:
             state, facts = _adapt(state, facts, options.adaptive_epoch_steps)
@@ -105,9 +108,10 @@ def plain_step(
     return make_train_step(model, tx, objective, attack, all_rows(), augment, options)
 
 
-def make_craft(objective: Objective, attack: Attack) -> Craft:
-    """How a step of this objective attacks."""
-    return Craft(attack if objective.inner is not None else None, objective.target)
+def make_craft(objective: Objective, attack: Attack, slices: int) -> Craft:
+    """How a step of this objective attacks, so many slices of a batch in turn."""
+    wanted = attack if objective.inner is not None else None
+    return Craft(wanted, objective.target, slices)
 
 
 def make_program(steps: Mapping[float, Step], mesh: Mesh) -> "Program | SizedProgram":
@@ -230,10 +234,10 @@ def _adapt(state: TrainState, facts: dict[str, Array], epoch_steps: int):
     return state, {**facts, "p_up": now["p_up"]}
 
 
-def _perturbed(state: TrainState, loss_fn: Callable, options: StepOptions) -> PyTree:
+def _perturbed(state: TrainState, slope: Callable, options: StepOptions) -> PyTree:
     if not options.awp_gamma:
         return state.params
-    gradient = jax.grad(loss_fn, has_aux=True)(state.params)[0]
+    _, gradient = slope(state.params)
     gamma = jnp.where(state.step >= options.awp_start_step, options.awp_gamma, 0.0)
     return optim.perturb_weights(state.params, gradient, gamma)
 

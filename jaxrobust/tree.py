@@ -27,6 +27,22 @@ def all_finite(tree: PyTree) -> Array:
     return jnp.all(jnp.stack(leaves)) if leaves else jnp.asarray(True)
 
 
+def split_rows(tree: PyTree, count: int) -> PyTree:
+    """[B,...] -> [count,B/count,...] for every leaf: part i has rows i, i + count, ...
+
+    A leaf laid over devices is not moved between them where each has a multiple of
+    `count` rows.
+    """
+    cut = lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1)
+    return jax.tree.map(cut, tree)
+
+
+def join_rows(tree: PyTree) -> PyTree:
+    """The inverse of `split_rows`."""
+    join = lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
+    return jax.tree.map(join, tree)
+
+
 def digest(tree: PyTree) -> str:
     """sha256 over name, type, shape and bytes of every leaf, in tree order: equal iff
     bit-identical."""

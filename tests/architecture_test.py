@@ -16,7 +16,7 @@ LAYERS = (
     | {"memory", "progress", "samplers"},
     {"objectives", "scores", "features", "trackers", "interop"},
     {"selection", "generative", "evaluators", "report", "proxy", "distill"},
-    {"train_step", "finished", "perceptual", "profiling"},
+    {"train_step", "accumulate", "finished", "perceptual", "profiling"},
     {"tasks"},
     {"main", "flags"},
 )

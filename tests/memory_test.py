@@ -42,14 +42,26 @@ def test_too_much_is_said_once_with_what_to_do(caplog):
     memory.announce(need, 60, limit=10**9, num_devices=4)
     said = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert "set batch_size to 28," in said[0] and "batch_size" not in said[1]
+    assert "multiply train.accumulate by 3" in said[0] and "accumulate" not in said[1]
     assert "8,000.0 MB is more than the 1,000.0 MB of a device" in said[1]
     assert "train.shard_params" in said[1]
 
 
-def needs(mesh, sizes):
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("limit", [2_600, 3_999, 4_000, 5_001])
+def test_the_suggested_slices_are_the_fewest_that_fit(limit, devices):
+    need = Need(fixed=2_000, batch=6_000)
+    found = memory.fitting_slices(need, 60, limit, devices)
+    even = [count for count in range(1, 61) if 60 % (count * devices) == 0]
+    fit = [count for count in even if 2_000 + 6_000 / count <= limit]
+    assert found == min(fit)
+    assert memory.fitting_slices(need, 60, 2_000, devices) == 0
+
+
+def needs(mesh, sizes, **options):
     """{batch size: what its step was predicted to need}"""
     found, feed = {}, Feed(POOL, mesh, 1.0)
-    step = make_step(net=NET)
+    step = make_step(net=NET, **options)
     for size in sizes:
         program, state = Program(step, mesh), fresh(NET)
         index, weight = batches(Subset.uniform(np.arange(64)), 0, size, 0, 1)
@@ -70,6 +82,12 @@ def test_the_prediction_grows_with_the_batch_and_so_foretells_another(mesh):
     assert found[16].total < found[32].total < found[64].total
     foretold = found[64].fixed + found[64].batch // 4
     assert foretold == pytest.approx(found[16].total, rel=0.1)
+
+
+def test_slices_need_less(mesh):
+    whole, sliced = (needs(mesh, (64,), accumulate=n)[64] for n in (1, 8))
+    assert sliced.batch < 0.5 * whole.batch
+    assert sliced.fixed == pytest.approx(whole.fixed, rel=0.1)
 
 
 def test_the_peak_counts_what_is_in_use():

@@ -79,6 +79,8 @@ def bind_teacher(model: nn.Module, variables: PyTree) -> Teacher:
             "recovery matches the statistics of BatchNorm layers and the teacher has "
             "none: choose a teacher with BatchNorm (norm='batch')"
         )
+    if getattr(model, "remat", False):
+        model = model.clone(remat=False)  # a gap seen in a block cannot leave it then
     return jax.tree_util.Partial(_Teacher(model), variables)
 
 

@@ -10,6 +10,7 @@ from flax import linen as nn
 from jax import Array
 
 from jaxrobust.errors import UserError, unknown_name
+from jaxrobust.models.batch_groups import GroupedBatchNorm
 from jaxrobust.models.conv import canonical
 from jaxrobust.models.norms import GroupNorm
 from jaxrobust.registry import lookup
@@ -35,7 +36,9 @@ class Layers:
     and logits are float32 whatever it says. `conv` is "canonical" (fast in CPU loops,
     see conv.py), "xla", or "auto": canonical on CPU, XLA elsewhere. `padding` is where
     a convolution of stride 2 pads: "both" sides by kernel // 2 as most PyTorch nets, or
-    the "end" only, a 3x3 one by (0, 1), as DeepMind's.
+    the "end" only, a 3x3 one by (0, 1), as DeepMind's. `bn_groups` parts of a batch
+    have BatchNorm statistics of their own while training (batch_groups.py), 1 for those
+    of the whole batch on all devices.
     """
 
     dtype: str
@@ -46,6 +49,7 @@ class Layers:
     groups: int = 8
     kernel_init: Callable = HE_NORMAL
     padding: str = "both"
+    bn_groups: int = 1
 
     def __post_init__(self):
         for kind, name, known in (
@@ -92,15 +96,21 @@ class Layers:
         """Batch statistics while training, or statistics of each image (and group)."""
         dtype = jnp.dtype(self.dtype)
         if self.norm == "batch":
-            return nn.BatchNorm(
-                use_running_average=not train,
-                momentum=self.momentum,
-                epsilon=1e-5,
-                dtype=dtype,
-                name=name,
-            )
+            given = {"momentum": self.momentum, "epsilon": 1e-5, "dtype": dtype}
+            given |= {"use_running_average": not train, "name": name}
+            if train and self.bn_groups != 1:
+                return GroupedBatchNorm(bn_groups=self.bn_groups, **given)
+            return nn.BatchNorm(**given)
         groups = self.groups if self.norm == "group" else 0
         return GroupNorm(groups, epsilon=1e-5, dtype=dtype, name=name)
+
+
+def block(kind: type[nn.Module], remat: bool) -> type[nn.Module]:
+    """A block called as (x, train), as it is or, with `remat`, one of which the input
+    alone is kept: what lies within is computed again on the way back. Each gradient,
+    those of the attack too, then takes up to one forward pass more. (XLA:CPU gains no
+    memory by it: it computes again at a time of its own choice.)"""
+    return nn.remat(kind, static_argnums=(2,)) if remat else kind
 
 
 def normalise(image: Array, mean: Sequence[float], std: Sequence[float], dtype: str):

@@ -6,7 +6,7 @@ from flax import linen as nn
 from jax import Array
 
 from jaxrobust.errors import UserError, unknown_name
-from jaxrobust.models.layers import Layers, classify, floats, normalise
+from jaxrobust.models.layers import Layers, block, classify, floats, normalise
 
 SHORTCUT_INPUTS = ("auto", "activated", "raw")
 
@@ -52,25 +52,20 @@ class PreActResNet(nn.Module):
     shortcut: int
     raw_shortcut: bool
     last_norm: bool
+    remat: bool = False
 
     @nn.compact
     def __call__(self, image: Array, train: bool) -> Array:
         """f32[B,H,W,C] pixels in [0,1] -> f32[B,K] logits."""
         x = normalise(image, self.mean, self.std, self.layers.dtype)
         x = self.layers.convolution(self.stem, 3, 1, "conv1")(x)
+        make = block(PreActBlock, self.remat)
         for i, width in enumerate(self.widths):
             for j in range(self.blocks):
                 stride = 2 if i > 0 and j == 0 else 1
                 name = f"layer{i + 1}_{j}"
-                block = PreActBlock(
-                    width,
-                    stride,
-                    self.shortcut,
-                    self.layers,
-                    self.raw_shortcut,
-                    name=name,
-                )
-                x = block(x, train)
+                given = width, stride, self.shortcut, self.layers, self.raw_shortcut
+                x = make(*given, name=name)(x, train)
         if self.last_norm:
             x = self.layers.act(self.layers.normalisation(train, "norm")(x))
         return classify(self, x.mean((1, 2)), self.num_classes)
@@ -90,6 +85,8 @@ def preact_resnet18(
     shortcut_input: str = "auto",
     last_norm: bool = True,
     padding: str = "both",
+    remat: bool = False,
+    bn_groups: int = 1,
 ) -> PreActResNet:
     """PreActResNet-18: 11.17M parameters for 10 classes, 12.55M with `shortcut=3`.
 
@@ -110,15 +107,19 @@ def preact_resnet18(
     if shortcut_input not in SHORTCUT_INPUTS:
         raise unknown_name("shortcut_input", shortcut_input, SHORTCUT_INPUTS)
     raw = shortcut == 3 if shortcut_input == "auto" else shortcut_input == "raw"
+    layers = Layers(
+        dtype, activation, norm, conv, momentum, padding=padding, bn_groups=bn_groups
+    )
     return PreActResNet(
         num_classes,
         floats(mean),
         floats(std),
-        Layers(dtype, activation, norm, conv, momentum, padding=padding),
+        layers,
         stem=width,
         widths=tuple(width * 2**i for i in range(4)),
         blocks=2,
         shortcut=shortcut,
         raw_shortcut=raw,
         last_norm=last_norm,
+        remat=remat,
     )

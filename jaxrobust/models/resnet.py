@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from flax import linen as nn
 from jax import Array
 
-from jaxrobust.models.layers import Layers, classify, floats, normalise
+from jaxrobust.models.layers import Layers, block, classify, floats, normalise
 
 
 class Block(nn.Module):
@@ -41,6 +41,7 @@ class ResNet(nn.Module):
     layers: Layers
     stages: tuple[int, ...]
     width: int
+    remat: bool = False
 
     @nn.compact
     def __call__(self, image: Array, train: bool) -> Array:
@@ -48,11 +49,12 @@ class ResNet(nn.Module):
         x = normalise(image, self.mean, self.std, self.layers.dtype)
         x = self.layers.convolution(self.width, 3, 1, "conv1")(x)
         x = self.layers.act(self.layers.normalisation(train, "norm1")(x))
+        make = block(Block, self.remat)
         for i, blocks in enumerate(self.stages):
             for j in range(blocks):
                 stride = 2 if i > 0 and j == 0 else 1
                 name = f"layer{i + 1}_{j}"
-                x = Block(self.width * 2**i, stride, self.layers, name=name)(x, train)
+                x = make(self.width * 2**i, stride, self.layers, name=name)(x, train)
         return classify(self, x.mean((1, 2)), self.num_classes)
 
 
@@ -66,19 +68,23 @@ def resnet18(
     momentum: float = 0.9,
     dtype: str = "float32",
     conv: str = "auto",
+    remat: bool = False,
+    bn_groups: int = 1,
 ) -> ResNet:
     """ResNet-18 with a CIFAR stem: 11,173,962 parameters for 10 classes.
 
     Names and paddings follow the PyTorch net used by RobustBench and AutoAttack, so its
     weights carry over: conv OIHW -> HWIO, linear transposed. `momentum` is what the
-    running statistics keep at each step (PyTorch's is 1 - momentum).
+    running statistics keep at each step (PyTorch's is 1 - momentum). `remat` keeps no
+    activations inside of blocks; `bn_groups` parts of a batch have statistics of their
+    own.
 
     Ref: He et al., arXiv:1512.03385.
     Deviates: running variances are biased (PyTorch's are multiplied by n / (n - 1)).
     """
-    layers = Layers(dtype, activation, norm, conv, momentum)
+    layers = Layers(dtype, activation, norm, conv, momentum, bn_groups=bn_groups)
     stages = (2, 2, 2, 2)
-    return ResNet(num_classes, floats(mean), floats(std), layers, stages, width)
+    return ResNet(num_classes, floats(mean), floats(std), layers, stages, width, remat)
 
 
 def resnet20(
@@ -91,6 +97,8 @@ def resnet20(
     momentum: float = 0.9,
     dtype: str = "float32",
     conv: str = "auto",
+    remat: bool = False,
+    bn_groups: int = 1,
 ) -> ResNet:
     """ResNet-20: three stages of three blocks, 272,474 parameters for 10 classes.
 
@@ -98,6 +106,6 @@ def resnet20(
     Deviates: a shortcut that changes shape is a 1x1 convolution with normalisation
     (option B), where the paper pads with zeros on CIFAR (option A).
     """
-    layers = Layers(dtype, activation, norm, conv, momentum)
+    layers = Layers(dtype, activation, norm, conv, momentum, bn_groups=bn_groups)
     stages = (3, 3, 3)
-    return ResNet(num_classes, floats(mean), floats(std), layers, stages, width)
+    return ResNet(num_classes, floats(mean), floats(std), layers, stages, width, remat)

@@ -19,6 +19,8 @@ def wide_resnet(
     dtype: str = "float32",
     conv: str = "auto",
     padding: str = "both",
+    remat: bool = False,
+    bn_groups: int = 1,
 ) -> PreActResNet:
     """WRN-depth-width: three stages of (depth - 4) / 6 pre-activation blocks.
 
@@ -31,15 +33,19 @@ def wide_resnet(
         raise UserError(
             f"depth {depth} of wide_resnet: use 6 n + 4, such as 16, 28, 34, 70"
         )
+    layers = Layers(
+        dtype, activation, norm, conv, momentum, padding=padding, bn_groups=bn_groups
+    )
     return PreActResNet(
         num_classes,
         floats(mean),
         floats(std),
-        Layers(dtype, activation, norm, conv, momentum, padding=padding),
+        layers,
         stem=16,
         widths=(16 * width, 32 * width, 64 * width),
         blocks=(depth - 4) // 6,
         shortcut=1,
         raw_shortcut=False,
         last_norm=True,
+        remat=remat,
     )

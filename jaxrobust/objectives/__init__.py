@@ -3,7 +3,7 @@
 Single-step training (N-FGSM, FGSM-RS) is `pgd_at` with another attack.
 """
 
-from jaxrobust.objectives.base import Objective
+from jaxrobust.objectives.base import Objective, Outcome
 from jaxrobust.objectives.curvature import curvature, gradient_norm
 from jaxrobust.objectives.mart import mart
 from jaxrobust.objectives.pgd_at import pgd_at
@@ -21,4 +21,4 @@ OBJECTIVES = {
     "trades": trades,
 }
 
-__all__ = ["OBJECTIVES", "Objective"]
+__all__ = ["OBJECTIVES", "Objective", "Outcome"]

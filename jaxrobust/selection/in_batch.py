@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxrobust import losses, metrics, rng
+from jaxrobust import losses, metrics, rng, tree
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.rng import StepKeys
 from jaxrobust.threat import ThreatModel
@@ -41,19 +41,28 @@ class Chosen(NamedTuple):
 
 class Craft(NamedTuple):
     """How the step attacks: `attack` is None where the objective has none, `target` as
-    in `Objective`."""
+    in `Objective`; so many `slices` of the batch one after another."""
 
     attack: Attack | None
     target: Callable[[LogitsFn, Batch], Array]
+    slices: int = 1
 
     def __call__(self, keys: StepKeys, logits_fn: LogitsFn, batch: Batch) -> Array:
         """x_adv f32[B,H,W,C] of the whole batch."""
-        if self.attack is None:
+        attack = self.attack
+        if attack is None:
             return batch.image
-        with jax.named_scope("attack"):
+
+        def attacked(batch: Batch) -> Array:
             target = self.target(logits_fn, batch)
             row_keys = rng.per_example(keys.attack, batch.index)
-            return self.attack(row_keys, logits_fn, batch.image, target)
+            return attack(row_keys, logits_fn, batch.image, target)
+
+        with jax.named_scope("attack"):
+            if self.slices == 1:
+                return attacked(batch)
+            parts = tree.split_rows(batch, self.slices)
+            return tree.join_rows(lax.map(attacked, parts))
 
 
 Select = Callable[[StepKeys, LogitsFn, Batch, Craft], Chosen]

@@ -95,8 +95,8 @@ class Discriminating:
             "attack": _scaled(config["methods"][name]["attack"], ratio),
         }
         # A small pool has fewer images of some class than a batch wants.
-        devices = setup.mesh.size
-        most = len(splits.train) // devices * devices
+        unit = setup.mesh.size * config["train"]["accumulate"]
+        most = len(splits.train) // unit * unit
         batch_size = min(config["train"]["batch_size"], most)
         train = {**config["train"], "batch_size": batch_size}
         two = dataclasses.replace(

@@ -22,6 +22,7 @@ from jaxrobust.objectives import OBJECTIVES, Objective
 from jaxrobust.perceptual import build_perceptual
 from jaxrobust.selection import in_batch
 from jaxrobust.selection.in_batch import Craft, Select
+from jaxrobust.tasks.batches import check_batches
 from jaxrobust.threat import ThreatModel, make_threat
 from jaxrobust.train_step import make_craft
 from jaxrobust.types import Attack
@@ -60,7 +61,7 @@ class Method:
     @property
     def craft(self) -> Craft:
         """How a step of it attacks."""
-        return make_craft(self.objective, self.attack)
+        return make_craft(self.objective, self.attack, slices=1)
 
     @property
     def update_passes(self) -> float:
@@ -101,8 +102,7 @@ class Setup:
 def build_setup(config: Config) -> Setup:
     """Build and check everything that needs no training."""
     mesh = sharding.make_mesh(config["num_devices"])
-    sharding.check_batch_size(config["train"]["batch_size"], mesh)
-    sharding.check_batch_size(config["eval"]["batch_size"], mesh)
+    check_batches(config, mesh)
     threat = make_threat(**config["threat"])
     splits = data.load_splits(**config["data"])
     train = config["train"]

@@ -211,7 +211,8 @@ class Trainer:
         if method.name not in self._attacks:
             # Of an adaptive method any size: all of its rows are attacked.
             select = next(iter(method.selection.selects.values()))
-            craft = method.craft
+            slices = self.setup.config["train"]["accumulate"]
+            craft = method.craft._replace(slices=slices)
 
             @jax.jit
             def run(logits_fn: LogitsFn, batch: Batch) -> Array:
@@ -239,6 +240,7 @@ class Trainer:
                 awp_start_step=awp_start,
                 weight_norm=train["weight_norm"],
                 adaptive_epoch_steps=adapts,
+                accumulate=train["accumulate"],
             )
             steps = {
                 size: make_train_step(

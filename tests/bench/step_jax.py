@@ -27,9 +27,9 @@ NUM_STEPS, STEP_SIZE, EPS = 10, 2 / 255, 8 / 255
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 5e-4
 
 
-def make_model(name: str, conv: str = "auto"):
+def make_model(name: str, conv: str = "auto", **options):
     """The network of the comparison, 10 classes."""
-    return MODELS[name](num_classes=10, **STATISTICS, conv=conv)
+    return MODELS[name](num_classes=10, **STATISTICS, conv=conv, **options)
 
 
 def make_attack(

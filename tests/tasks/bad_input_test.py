@@ -44,6 +44,11 @@ SMOKE = "--config=configs/hybrid.py:smoke"
         ((SMOKE, "--config.optim.schedule.name=cos"), ["cos", "cosine"]),
         ((SMOKE, "--config.train.keep=best_val"), ["val_count"]),
         ((SMOKE, "--config.train.batch_size=200"), ["200", "100"]),
+        ((SMOKE, "--config.train.accumulate=3"), ["accumulate", "try 15"]),
+        (
+            ("--config=configs/data_selection.py:smoke", "--config.train.accumulate=2"),
+            ["accumulate", "selects out of whole ones"],
+        ),
         ((SMOKE, "--config.num_devices=64"), ["64", "num_devices"]),
         ((SMOKE, "--config.data.train_limit=5"), ["train_limit"]),
         ((SMOKE, "--config.augment.smoothing_scope=real"), ["real", "generated"]),
