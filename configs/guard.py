@@ -52,6 +52,7 @@ def get_config(variant: str = ""):
         "methods": {},  # settings of sre2l | dc | dsa | dm | mtt | tesla, for all arms
         "references": (),  # more of `methods`, trained on all images
         "controls": ("random", "herding"),
+        "transfer": {},  # name: model config; networks that learn the same images
         "hard_labels": True,  # distilled images also with the labels of their class
         "eps": (),  # radii beside threat.eps
         "autoattack": {"version": "", "images": 0},  # lite | standard | torchattacks
@@ -97,6 +98,18 @@ def digits(c) -> None:
     c.student.batch_size = 50
 
 
+def small_convnet(*widths: int) -> dict:
+    """Another architecture than the digits' own: pooled, group-normalised."""
+    return {
+        "name": "convnet",
+        "widths": widths,
+        "norm": "group",
+        "pool": "avg",
+        "mean": (),
+        "std": (),
+    }
+
+
 def smoke(c) -> None:
     """Everything once, at a size where only the plumbing shows."""
     digits(c)
@@ -116,6 +129,7 @@ def smoke(c) -> None:
     c.distill.sets = 1
     c.distill.references = ()
     c.distill.eps = (0.1,)
+    c.distill.transfer = {"pooled": small_convnet(8)}
     c.distill.curvature.num_steps = 2
     c.distill.methods.sre2l.num_steps = 8
     c.distill.methods.sre2l.chunk_steps = 4

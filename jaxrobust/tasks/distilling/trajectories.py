@@ -96,7 +96,7 @@ class Trajectories:
             hard_labels, self.image_tx, self.rate_tx, least_rate, clip,
         )  # fmt: skip
         self.expert_tx = optim.make_optimiser(experts["optim"], total_steps=1)
-        self.fresh = fresh_network(setup, self.expert_tx)
+        self.fresh = fresh_network(model, setup.splits.image_shape, self.expert_tx)
         # One program each for all sets.
         self._step, self._expert = jax.jit(step), jax.jit(self._make_expert(moves))
 
