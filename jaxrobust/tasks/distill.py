@@ -110,7 +110,7 @@ class DistillRun:
             attack = trainer.attack_seconds(method, fitted.state, self.steps)
             images = self.setup.splits.train
             return {
-                **self.judge(trainer.logits_fn(fitted.state)),
+                **self.judge(trainer.logits_fn(fitted.state), with_suite=True),
                 **spent(fitted, self.steps, attack),
                 "train_images": len(images),
                 "set_bytes": set_bytes(images, None),
@@ -136,9 +136,10 @@ class DistillRun:
                 self.trainer.workdir, self.trainer.progress,
             )  # fmt: skip
             weights = self.trainer.variables(fitted.state)
+            logits_fn = bind(students.model, weights, "running")
             own = {"architecture": case.architecture} if case.architecture else {}
             return {
-                **self.judge(bind(students.model, weights, "running")),
+                **self.judge(logits_fn, with_suite=not case.architecture),
                 **spent(fitted, self.config["student"]["num_steps"], 0.0),
                 "train_images": len(images),
                 "set_bytes": set_bytes(images, teacher),
