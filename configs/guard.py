@@ -93,6 +93,8 @@ def digits(c) -> None:
     c.distill.methods.sre2l.images_per_class = 10
     c.distill.methods.sre2l.view.jitter = (0, 0)  # digits are centred
     c.distill.eps = (0.1,)
+    c.distill.autoattack = {"version": "standard", "images": 50}
+    c.distill.transfer = {"pooled": other_convnet((16, 16, 16), "avg", "mean")}
     c.student.temperature = 4.0
     c.student.num_steps = 300
     c.student.batch_size = 50
@@ -129,6 +131,7 @@ def smoke(c) -> None:
     c.distill.sets = 1
     c.distill.references = ()
     c.distill.eps = (0.1,)
+    c.distill.autoattack.version = ""
     c.distill.transfer = {"pooled": other_convnet((8,), "avg", "flatten")}
     c.distill.curvature.num_steps = 2
     c.distill.methods.sre2l.num_steps = 8
