@@ -93,7 +93,7 @@ def digits(c) -> None:
     c.distill.methods.sre2l.images_per_class = 10
     c.distill.methods.sre2l.view.jitter = (0, 0)  # digits are centred
     c.distill.eps = (0.1,)
-    c.distill.autoattack = {"version": "standard", "images": 50}
+    c.distill.autoattack = {"version": "lite", "images": 100}
     c.distill.transfer = {"pooled": other_convnet((16, 16, 16), "avg", "mean")}
     c.student.temperature = 4.0
     c.student.num_steps = 300

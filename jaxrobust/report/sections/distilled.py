@@ -46,8 +46,8 @@ _COLUMNS = (
     "Worst: right under every attack; mean ± standard deviation over seeds. Labels: "
     "hard, or what a network that learnt all images by that method says. Where a name "
     "follows the number per class, networks of that architecture learnt the images; "
-    "soft labels still come from the run's own. AutoAttack, if run: at the first "
-    "radius, on a part of the test images. Top "
+    "soft labels still come from the run's own. A suite of attacks, if one was run: at "
+    "the first radius, on a part of the test images. Top "
     "eigenvalue: of the Hessian of the loss with respect to the image, mean over test "
     "images. KiB: pixels, and labels or the weights of the network that says them."
 )
