@@ -52,6 +52,7 @@ def get_config(variant: str = ""):
         "methods": {},  # settings of sre2l | dc | dsa | dm | mtt | tesla, for all arms
         "references": (),  # more of `methods`, trained on all images
         "controls": ("random", "herding"),
+        "transfer": {},  # name: model config; networks that learn the same images
         "hard_labels": True,  # distilled images also with the labels of their class
         "eps": (),  # radii beside threat.eps
         "autoattack": {"version": "", "images": 0},  # lite | standard | torchattacks
@@ -92,9 +93,23 @@ def digits(c) -> None:
     c.distill.methods.sre2l.images_per_class = 10
     c.distill.methods.sre2l.view.jitter = (0, 0)  # digits are centred
     c.distill.eps = (0.1,)
+    c.distill.autoattack = {"version": "lite", "images": 100}
+    c.distill.transfer = {"pooled": other_convnet((16, 16, 16), "avg", "mean")}
     c.student.temperature = 4.0
     c.student.num_steps = 300
     c.student.batch_size = 50
+
+
+def other_convnet(widths: tuple[int, ...], pool: str, head: str, **norm) -> dict:
+    """A ConvNet that differs from the run's own in all but its kernels."""
+    return {
+        "name": "convnet",
+        "widths": widths,
+        "norm": "group",
+        "pool": pool,
+        "head": head,
+        **(norm or {"mean": (), "std": ()}),
+    }
 
 
 def smoke(c) -> None:
@@ -116,6 +131,8 @@ def smoke(c) -> None:
     c.distill.sets = 1
     c.distill.references = ()
     c.distill.eps = (0.1,)
+    c.distill.autoattack.version = ""
+    c.distill.transfer = {"pooled": other_convnet((8,), "avg", "flatten")}
     c.distill.curvature.num_steps = 2
     c.distill.methods.sre2l.num_steps = 8
     c.distill.methods.sre2l.chunk_steps = 4
@@ -125,27 +142,28 @@ def smoke(c) -> None:
 
 
 def small_cifar10(c) -> None:
-    """CIFAR-10 at 16x16; data.path is a folder with train/<class> and test/<class>."""
+    """5,000 images of CIFAR-10 at 16x16, three sets, three networks each; data.path is
+    a folder with train/<class> and test/<class>."""
     c.title += " on CIFAR-10, 16x16"
     c.data.name = "folder"
     c.data.path = "data/cifar10"
     c.data.image_size = 16
     c.data.train_limit = 5_000
-    c.data.test_limit = 200
+    c.data.test_limit = 500
     c.threat.eps = 2 / 255
-    c.distill.hard_labels = False
+    c.distill.sets = 3
+    c.distill.references = ("pgd_at",)
+    c.distill.autoattack = {"version": "standard", "images": 100}
     c.distill.curvature.images = 100
     c.model = {"name": "convnet", "widths": (16, 32), "pool": "avg", **CIFAR10}
-    c.train.num_steps = 500
-    c.train.chunk_steps = 50
+    c.train.num_steps = 800
+    c.train.chunk_steps = 100
     c.optim.learning_rate = 0.05
     c.optim.grad_clip = 1.0
     c.augment.crop_pad = 2
     c.augment.flip = True
-    c.eval.batch_size = 200
-    c.eval.attacks = attacks(queries=50)
-    for attack in (c.eval.attacks.pgd, c.eval.attacks.cw):
-        attack.update(step_ratio=0.25, num_steps=20)
+    c.eval.batch_size = 250
+    c.eval.attacks = attacks(queries=200)
     c.student.num_steps = 200
     c.student.crop_pad = 2
     c.student.flip = True
@@ -159,6 +177,8 @@ def small_cifar10_sre2l(c) -> None:
     c.distill.arms = arms("sre2l", "guard")
     c.distill.methods = {"sre2l": sre2l(r_bn=0.01)}
     c.distill.methods.sre2l.num_steps = 500
+    other = other_convnet((16, 16, 16), "stride", "mean", **CIFAR10)
+    c.distill.transfer = {"strided": other}
 
 
 def small_cifar10_dc(c) -> None:
@@ -167,6 +187,7 @@ def small_cifar10_dc(c) -> None:
     c.distill.ipc = (1,)
     matched(c, 0.5 / 255, num_networks=100, num_steps=300)
     c.distill.methods.dc.matching.real_batch = 64
+    c.distill.transfer = {"resnet20": {"name": "resnet20", "width": 8, **CIFAR10}}
 
 
 def matched(c, step_size: float, num_networks: int, num_steps: int) -> None:

@@ -47,6 +47,14 @@ class FinishedRun:
             raise UserError(f"{self.path} has no seed of {seeds}: its seeds are {have}")
         return found
 
+    def model_spec(self, row: dict) -> dict[str, Any]:
+        """The configuration of the network behind `row`: that of the run, or the one of
+        `distill.transfer` that the row calls its architecture."""
+        name = row.get("architecture")
+        if name:
+            return dict(self.config["distill"]["transfer"][name])
+        return dict(self.config["model"])
+
     def variables(
         self, row: dict, model: nn.Module, image_shape: Sequence[int], mesh: Mesh
     ) -> PyTree:

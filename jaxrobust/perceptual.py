@@ -170,7 +170,7 @@ def _of_run(path: str, name: str, seed: int, build_model: BuildModel) -> Percept
     run = open_run(path)
     row = run.find([name or run.rows[0]["name"]], [seed])[0]
     train = data.load_splits(**run.config["data"]).train
-    model = build_model({**run.config["model"], "dtype": "float32"}, train)
+    model = build_model({**run.model_spec(row), "dtype": "float32"}, train)
     mesh = sharding.make_mesh(0)
     found = run.variables(row, model, train.image.shape[1:], mesh)
     # Constants of a program must not be laid out over one mesh.

@@ -91,9 +91,11 @@ class Workdir:
 
 
 def stage_folder(name: str, seed: int) -> str:
-    """The directory of the checkpoints of the row called "<method> / <kind>"."""
+    """The directory of the checkpoints of the row called "<method> / <kind>", or
+    "<method> / <kind> / <architecture>"."""
     method, _, kind = name.partition(" / ")
-    return f"seed{seed}/{method}-{kind.replace(' ', '-').replace('%', '')}"
+    words = kind.replace(" / ", " ").replace(" ", "-").replace("%", "")
+    return f"seed{seed}/{method}-{words}"
 
 
 def _read_config(path: Path) -> Any:

@@ -2,7 +2,6 @@
 the images and on controls of the same size, attack, compare."""
 
 import time
-from collections.abc import Callable
 
 import numpy as np
 
@@ -12,11 +11,17 @@ from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.evaluators.check import Check
 from jaxrobust.loader import make_pool
 from jaxrobust.progress import Progress
+from jaxrobust.state import bind
 from jaxrobust.tasks.card import accuracy_checks, seeds_check
+from jaxrobust.tasks.distilling.cases import (
+    CONTROLS,
+    Case,
+    build_others,
+    plan_cases,
+)
 from jaxrobust.tasks.distilling.judging import Judge
 from jaxrobust.tasks.distilling.sets import (
     WHOLE,
-    Arm,
     Sets,
     build_arms,
     check_sizes,
@@ -35,7 +40,6 @@ QUESTION = (
     "Do networks that learn from a few distilled images withstand attacks, and is it "
     "the images that make them?"
 )
-CONTROLS = ("random", "herding")
 
 
 def distill(config: Config, path: str) -> None:
@@ -51,9 +55,8 @@ def distill(config: Config, path: str) -> None:
             run.teacher_row(method, number)
     for ipc in run.spec["ipc"]:
         for seed in config["seeds"]:
-            run.controls(ipc, seed)
-            for arm in run.arms:
-                run.arm(arm, ipc, seed)
+            for case in run.cases:
+                run.case(case, ipc, seed)
     run.finish()
 
 
@@ -69,7 +72,12 @@ class DistillRun:
         named = (arm.real.name for arm in self.arms)
         names = dict.fromkeys([*named, *self.spec["references"]])
         self.whole = [registry.lookup("method", setup.methods, n) for n in names]
-        self.students = Students(setup, config["student"])
+        self.cases = plan_cases(self.arms, self.spec)
+        models = {"": setup.model, **build_others(setup)}
+        self.students = {
+            name: Students(setup, config["student"], model)
+            for name, model in models.items()
+        }
         self.judge = Judge(setup, self.spec)
         self.steps = resolve_steps(config["train"], len(setup.splits.train))
         work = self._planned_work()
@@ -91,12 +99,6 @@ class DistillRun:
                 "of seed s learns from set s modulo this number"
             )
 
-    @property
-    def labellers(self) -> list[Method]:
-        """Each method once whose networks label images."""
-        soft = {arm.real.name: arm.real for arm in self.arms if arm.distiller.soft}
-        return list(soft.values())
-
     def teacher_row(self, method: Method, number: int) -> None:
         """A network that was trained on all images."""
         name, trainer = f"{method.name} / {WHOLE}", self.trainer
@@ -108,7 +110,7 @@ class DistillRun:
             attack = trainer.attack_seconds(method, fitted.state, self.steps)
             images = self.setup.splits.train
             return {
-                **self.judge(trainer.logits_fn(fitted.state)),
+                **self.judge(trainer.logits_fn(fitted.state), with_suite=True),
                 **spent(fitted, self.steps, attack),
                 "train_images": len(images),
                 "set_bytes": set_bytes(images, None),
@@ -117,72 +119,51 @@ class DistillRun:
 
         self.results.row(name, number, compute)
 
-    def controls(self, ipc: int, seed: int) -> None:
-        """Students of as many real images, with the labels that distilled ones get."""
-        number = seed % self.spec["sets"]
-        made = {
-            "random": lambda: self.sets.random(ipc, seed),
-            "herding": lambda: self.sets.herding(self.whole[0], ipc, number),
-        }
-        for name in self.spec["controls"]:
-            for method in self.labellers if name == "random" else ():
-                kind = f"{name}_{method.name}"
-                self._student(kind, ipc, seed, made[name], method, {"images": name})
-            kind = f"{name}_hard"
-            self._student(kind, ipc, seed, made[name], None, {"images": name})
-
-    def arm(self, arm: Arm, ipc: int, seed: int) -> None:
-        """Students of a distilled set: with the labels that the method gives, and with
-        hard ones."""
-        number = seed % self.spec["sets"]
-        found = lambda: self.sets.distilled(arm, ipc, number)
-        images = lambda: found().images
-        facts = {"images": arm.name, "set": number}
-        seconds = lambda: {"distil_seconds": found().facts["seconds"]}
-        labels = arm.real if arm.distiller.soft else None
-        self._student(arm.name, ipc, seed, images, labels, facts, seconds)
-        if arm.distiller.soft and self.spec["hard_labels"]:
-            kind = f"{arm.name}_hard"
-            self._student(kind, ipc, seed, images, None, facts, seconds)
-
-    def _student(
-        self,
-        kind: str,
-        ipc: int,
-        seed: int,
-        images: Callable[[], ImageSet],
-        labels: Method | None,
-        facts: Row,
-        late: Callable[[], Row] = dict,
-    ) -> None:
-        """The row "<kind> / ipc <ipc>" of `seed`; `labels` is whose networks label."""
-        name, progress = f"{kind} / ipc {ipc}", self.trainer.progress
+    def case(self, case: Case, ipc: int, seed: int) -> None:
+        """The row of a network that learnt `ipc` images of every class."""
+        name, students = case.name(ipc), self.students[case.architecture]
         if self.results.find(name, seed) is not None:
             count = ipc * self.setup.splits.num_classes
-            progress.skip(self.students.work(count, labels is not None))
+            work = students.work(count, case.labels is not None)
+            self.trainer.progress.skip(work)
 
         def compute() -> Row:
-            given = images()
-            number = seed % self.spec["sets"]
+            images, facts = self._images(case, ipc, seed)
+            labels, number = case.labels, seed % self.spec["sets"]
             teacher = None if labels is None else self.sets.variables(labels, number)
-            stage = stage_folder(name, seed)
-            fitted = self.students.train(
-                stage, given, teacher, seed, self.trainer.workdir, progress
-            )
+            fitted = students.train(
+                stage_folder(name, seed), images, teacher, seed,
+                self.trainer.workdir, self.trainer.progress,
+            )  # fmt: skip
+            weights = self.trainer.variables(fitted.state)
+            logits_fn = bind(students.model, weights, "running")
+            own = {"architecture": case.architecture} if case.architecture else {}
             return {
-                **self.judge(self.trainer.logits_fn(fitted.state)),
+                **self.judge(logits_fn, with_suite=not case.architecture),
                 **spent(fitted, self.config["student"]["num_steps"], 0.0),
-                "train_images": len(given),
-                "set_bytes": set_bytes(given, teacher),
+                "train_images": len(images),
+                "set_bytes": set_bytes(images, teacher),
                 "ipc": ipc,
+                "images": case.images,
                 "labels": "hard" if labels is None else labels.name,
                 "recipe": "student",
+                **own,
                 **facts,
-                **late(),
-                "baseline": facts["images"] in CONTROLS,
+                "baseline": case.arm is None,
             }
 
         self.results.row(name, seed, compute)
+
+    def _images(self, case: Case, ipc: int, seed: int) -> tuple[ImageSet, Row]:
+        """What a case learns, and what is to be said of how it was made."""
+        number = seed % self.spec["sets"]
+        if case.arm is not None:
+            found = self.sets.distilled(case.arm, ipc, number)
+            facts = {"set": number, "distil_seconds": found.facts["seconds"]}
+            return found.images, facts
+        if case.images == "random":
+            return self.sets.random(ipc, seed), {}
+        return self.sets.herding(self.whole[0], ipc, number), {}
 
     def finish(self) -> None:
         """Compare, write, conclude."""
@@ -192,8 +173,9 @@ class DistillRun:
             *accuracy_checks(rows, self.setup),
             *_suite_checks(rows),
         ]
-        write_summary(self.trainer.workdir, self.results, self.arms, self.spec["ipc"])
-        words = answer(self.results, self.arms, self.spec["ipc"])
+        said = self.results, self.arms, self.spec["ipc"], tuple(self.students)
+        write_summary(self.trainer.workdir, *said)
+        words = answer(*said)
         finish(self.setup, self.trainer, self.results, words, checks, self.started)
 
     def _planned_work(self) -> float:
@@ -201,16 +183,14 @@ class DistillRun:
         spec, seeds = self.spec, len(self.config["seeds"])
         batch = self.config["train"]["batch_size"]
         a_set = sum(self.steps * batch * m.gradients for m in self.whole)
-        a_seed, soft = 0.0, len(self.labellers)
+        a_seed = 0.0
         for ipc in spec["ipc"]:
             count = ipc * self.setup.splits.num_classes
-            works = [self.students.work(count, labels) for labels in (False, True)]
             a_set += sum(arm.distiller.work(ipc) for arm in self.arms)
-            a_seed += len(spec["controls"]) * works[0]
-            a_seed += soft * works[1] * ("random" in spec["controls"])
-            for arm in self.arms:
-                a_seed += works[arm.distiller.soft]
-                a_seed += works[0] * (arm.distiller.soft and spec["hard_labels"])
+            a_seed += sum(
+                self.students[case.architecture].work(count, case.labels is not None)
+                for case in self.cases
+            )
         return spec["sets"] * a_set + seeds * a_seed
 
 

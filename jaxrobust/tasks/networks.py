@@ -126,7 +126,7 @@ def load_network(
     run: FinishedRun, row: dict, splits: data.Splits, mesh: Mesh, dtype: str
 ) -> Network:
     """The network behind `row`; `dtype` replaces that of the run unless empty."""
-    spec = dict(run.config["model"])
+    spec = run.model_spec(row)
     if dtype:
         spec["dtype"] = dtype
     model = build_model(spec, splits.train)

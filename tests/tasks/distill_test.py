@@ -31,7 +31,8 @@ def table(workdir):
 def test_every_way_meets_as_many_real_images_with_each_kind_of_label(guarded):
     rows = [row for row in table(guarded) if "ipc" in row]
     for seed in (0, 1):
-        found = {(r["images"], r["labels"]) for r in rows if r["seed"] == seed}
+        own = [row for row in rows if "architecture" not in row]
+        found = {(r["images"], r["labels"]) for r in own if r["seed"] == seed}
         assert found == {
             ("sre2l", "standard"),
             ("sre2l", "hard"),
@@ -48,6 +49,40 @@ def test_every_way_meets_as_many_real_images_with_each_kind_of_label(guarded):
         # 64 pixels and a label of 4 bytes, or the network that labels.
         hard = 10 * row["ipc"] * (64 + 4)
         assert (row["set_bytes"] == hard) == (row["labels"] == "hard")
+
+
+def test_another_architecture_learns_every_set_and_the_random_images_beside_it(guarded):
+    rows = [row for row in table(guarded) if "architecture" in row]
+    for seed in (0, 1):
+        found = {(r["name"], r["labels"]) for r in rows if r["seed"] == seed}
+        assert found == {
+            (f"{kind} / ipc 2 / pooled", labels)
+            for kind, labels in (
+                ("sre2l", "standard"),
+                ("sre2l_guard", "guard"),
+                ("random_standard", "standard"),
+                ("random_guard", "guard"),
+            )
+        }
+    for row in rows:
+        assert row["architecture"] == "pooled" and row["hessian_top"] > 0
+        # The labels are still those of the run's own network.
+        name = row["name"].removesuffix(" / pooled")
+        (own,) = [
+            r for r in table(guarded) if (r["name"], r["seed"]) == (name, row["seed"])
+        ]
+        assert row["set_bytes"] == own["set_bytes"]
+    scores = json.loads((guarded / "distilled.json").read_text())["scores"]
+    assert {(s["arm"], s["network"]) for s in scores} == {
+        (arm, network) for arm in ("sre2l", "sre2l_guard") for network in ("", "pooled")
+    }
+    for score in scores:
+        assert "worst_over_random" in score and ("lrs" in score) == (
+            not score["network"]
+        )
+    answer = runs.results(guarded)["answer"]
+    assert "pooled, sre2l_guard - sre2l, ipc 2" in answer
+    assert "pooled, sre2l, ipc 2" in answer
 
 
 def test_networks_of_all_images_are_rows_too(guarded):
@@ -91,7 +126,10 @@ def test_the_penalty_changes_the_images(guarded):
     assert (plain_set != guard_set).any()
 
 
-@pytest.mark.parametrize("name", ("sre2l_guard / ipc 2", "guard / all images"))
+@pytest.mark.parametrize(
+    "name",
+    ("sre2l_guard / ipc 2", "sre2l_guard / ipc 2 / pooled", "guard / all images"),
+)
 def test_its_networks_can_be_evaluated(name, guarded, mesh):
     run = open_run(str(guarded))
     (row,) = run.find((name,), (0,))
@@ -104,7 +142,8 @@ def test_its_networks_can_be_evaluated(name, guarded, mesh):
 
 def test_the_report_shows_the_sets(guarded):
     page = (guarded / "report.html").read_text()
-    for words in ("Distilled images", "sre2l_guard, ipc 2", "Label-robust score"):
+    shown = ("Distilled images", "sre2l_guard, ipc 2", "Label-robust score")
+    for words in (*shown, "2 per class, pooled"):
         assert words in page
 
 
@@ -153,6 +192,8 @@ def images_of(path):
         ("--config.student.mix=cutout", "cutmix"),
         ("--config.student.temperature=0.0", "above 0"),
         ("--config.distill.eps=(0.05,)", "leave it out"),
+        ("--config.distill.transfer.pooled.name=convnets", "convnet"),
+        ("--config.distill.transfer.pooled.mean=(0.5, 0.5)", "channels"),
     ],
 )
 def test_mistakes_get_one_line(flag, words, tmp_path):

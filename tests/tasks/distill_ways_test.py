@@ -53,9 +53,12 @@ def test_students_of_matched_images_learn_hard_labels(tmp_path):
     }
 
 
-def distiller_of(how):
-    """(setup, distiller) of this way, without GUARD."""
+def distiller_of(how, **experts):
+    """(setup, distiller) of this way, without GUARD; `experts` changes those of MTT and
+    TESLA."""
     config = matching_config()
+    for name in ("mtt", "tesla"):
+        config["distill"]["methods"][name]["trajectory"]["experts"].update(experts)
     config["distill"]["arms"] = {how: {"method": how, "real": "standard"}}
     setup = build_setup(config)
     (arm,) = build_arms(setup)
@@ -115,12 +118,35 @@ def test_a_run_cut_off_between_experts_keeps_and_counts_them(tmp_path, monkeypat
     monkeypatch.setattr(trajectories, "STOP", Stops())
     with pytest.raises(Preempted, match="expert 1/2"):
         distiller.distil(job_of(setup, tmp_path, 0, first), None)
-    (kept,) = (tmp_path / "experts" / "standard-set0").iterdir()
+    (kept,) = tmp_path.glob("experts/standard-*-set0/*")
     made = kept.stat().st_mtime_ns
     distiller.distil(job_of(setup, tmp_path, 0, second), None)
     assert kept.stat().st_mtime_ns == made, "trained again"
     assert second.skipped == first.done > 0
     assert second.skipped + second.done == distiller.work(2)
+
+
+def test_arms_share_experts_only_where_these_are_alike(tmp_path):
+    def images(how, name, **experts):
+        setup, distiller = distiller_of(how, **experts)
+        # In one run directory, whatever the settings.
+        workdir = Workdir(str(tmp_path / name), {})
+        name = f"{how}{len(experts)}"
+        job = making.Job(name, 2, 0, workdir, Progress(1.0))
+        return distiller.distil(job, None)
+
+    folders = lambda: sorted(tmp_path.glob("together/experts/*"))
+    images("mtt", "together")
+    (first,) = folders()
+    made = {path: path.stat().st_mtime_ns for path in first.iterdir()}
+    images("tesla", "together", count=1)
+    assert {path: path.stat().st_mtime_ns for path in first.iterdir()} == made
+    assert folders() == [first]
+    longer = images("tesla", "together", epochs=3, batch_size=25)
+    assert len(folders()) == 2
+    np.testing.assert_array_equal(
+        longer, images("tesla", "alone", epochs=3, batch_size=25)
+    )
 
 
 def test_the_plain_arm_comes_first():

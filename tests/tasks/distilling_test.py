@@ -1,5 +1,6 @@
 """The parts of a distillation that have closed forms or brute-force oracles."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -9,8 +10,10 @@ import pytest
 
 from configs import guard
 from jaxrobust.data.image_set import ImageSet
+from jaxrobust.errors import UserError
 from jaxrobust.progress import Progress
 from jaxrobust.tasks.distilling.artefact import pixels
+from jaxrobust.tasks.distilling.cases import beside, build_others, plan_cases
 from jaxrobust.tasks.distilling.judging import robustness_ratio
 from jaxrobust.tasks.distilling.picks import class_rows, herding_rows, random_rows
 from jaxrobust.tasks.distilling.sets import Arm
@@ -72,13 +75,13 @@ def test_scores_exchange_images_and_labels_one_at_a_time():
         "guard / all images": 0.8,
     }
     means = {n: {"clean_acc": a, "worst_acc": a / 2} for n, a in acc.items()}
-    found = scored(means, arm, first, 1)
+    found = scored(means, arm, first, 1, "")
     assert found["clean_over_random"] == pytest.approx(0.05)
     assert found["worst_over_random"] == pytest.approx(0.025)
     assert found["clean_hard_gap"] == pytest.approx(0.6)
     assert found["lrs"] == pytest.approx(label_robust_score(0.05, 0.6))
     del means["arm_hard / ipc 1"]
-    assert "lrs" not in scored(means, arm, first, 1)
+    assert "lrs" not in scored(means, arm, first, 1, "")
 
 
 @pytest.mark.parametrize(
@@ -100,7 +103,7 @@ def students():
     """The smoke recipe's students."""
     config = plain(guard.get_config("smoke"))
     setup = build_setup(config)
-    return Students(setup, config["student"])
+    return Students(setup, config["student"], setup.model)
 
 
 def teacher_of(students, seed):
@@ -132,7 +135,7 @@ def test_a_student_comes_to_agree_with_its_teacher(students, tmp_path):
     """Without mixing and at temperature 1, on images that the teacher labels."""
     spec = {**students.spec, "mix": "none", "temperature": 1.0, "num_steps": 200}
     spec["optim"] = {**spec["optim"], "learning_rate": 0.01}
-    keen = Students(students.setup, {**spec, "chunk_steps": 100})
+    keen = Students(students.setup, {**spec, "chunk_steps": 100}, students.model)
     image = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1)).astype(np.uint8)
     label = np.zeros(20, np.int32)
     images = ImageSet(image, label, tuple("0123456789"), "noise")
@@ -147,3 +150,93 @@ def test_a_student_comes_to_agree_with_its_teacher(students, tmp_path):
     gap = np.abs(jax.nn.softmax(found) - jax.nn.softmax(said)).sum(1)
     uninformed = np.abs(jax.nn.softmax(said) - 0.1).sum(1)
     assert gap.mean() < 0.5 * uninformed.mean()
+
+
+@pytest.fixture(scope="module")
+def others(students):
+    """Students of the recipe's other architecture."""
+    (model,) = build_others(students.setup).values()
+    return Students(students.setup, students.spec, model)
+
+
+def test_one_program_serves_another_architecture_whose_teachers_stay(
+    students, others, tmp_path
+):
+    images = students.setup.splits.train.take(np.arange(20))
+    workdir = Workdir(str(tmp_path / "run"), {})
+
+    def learn(name, teacher_seed, seed):
+        teacher = teacher_of(students, teacher_seed)
+        fitted = others.train(name, images, teacher, seed, workdir, Progress(1.0))
+        return jax.device_get(fitted.state.params)
+
+    first, second = learn("first", 0, 0), learn("second", 1, 0)
+    learn("third", 0, 1)
+    assert others._programs[True].compilations == 1
+    shape = students.setup.splits.image_shape
+    fresh = helpers.variables_of(others.model, 0, shape)["params"]
+    assert jax.tree.structure(first) == jax.tree.structure(fresh)
+    gaps = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), first, second)
+    assert max(jax.tree.leaves(gaps)) > 1e-4, "the teacher is not listened to"
+
+
+def test_the_work_of_another_architecture_is_in_passes_of_the_own(students):
+    own, steps = students.setup, students.spec["num_steps"]
+    size = students.batch_size(20)
+    assert students.work(20, soft=True) == steps * size * 4.0
+    twice = own.model.clone(widths=tuple(2 * width for width in own.model.widths))
+    bigger = Students(own, students.spec, twice)
+    teacher = steps * size
+    assert bigger.work(20, soft=True) - bigger.work(20, soft=False) == teacher
+    ratio = bigger.work(20, soft=False) / students.work(20, soft=False)
+    assert ratio == pytest.approx(2.0, rel=0.05), "one layer, twice as wide"
+
+
+def some_arms():
+    """Two that ask their teachers for labels and two that do not."""
+    made = [
+        ("a", "standard", 1),
+        ("b", "guard", 1),
+        ("c", "standard", 0),
+        ("d", "x", 0),
+    ]
+    return [
+        Arm(name, "way", SimpleNamespace(name=real), SimpleNamespace(soft=bool(soft)))
+        for name, real, soft in made
+    ]
+
+
+@pytest.mark.parametrize("arms", (some_arms(), some_arms()[:2], some_arms()[2:]))
+@pytest.mark.parametrize("hard_labels", (True, False))
+def test_another_architecture_learns_each_arm_and_its_control(arms, hard_labels):
+    spec = {"controls": ("random", "herding"), "hard_labels": hard_labels}
+    cases = plan_cases(arms, {**spec, "transfer": {"p": {}, "q": {}}})
+    names = [case.name(3) for case in cases]
+    assert len(set(names)) == len(names)
+    own = {case.kind: case for case in cases if not case.architecture}
+    for network in ("p", "q"):
+        there = [case for case in cases if case.architecture == network]
+        assert {c.kind for c in there} == {n for a in arms for n in (a.name, beside(a))}
+        for case in there:
+            assert replace(case, architecture="") == own[case.kind]
+    for arm in arms:
+        control = own[beside(arm)]
+        assert (control.images, control.labels) == ("random", own[arm.name].labels)
+    assert plan_cases(arms, {**spec, "transfer": {}}) == list(own.values())
+    alone = plan_cases(arms, {**spec, "controls": (), "transfer": {"p": {}}})
+    assert {c.kind for c in alone if c.architecture} == {arm.name for arm in arms}
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "words"),
+    [
+        ("../up", {"name": "convnet", "mean": (), "std": ()}, "names folders"),
+        ("new", {"name": "convnet", "mean": ()}, "new needs std"),
+        ("new", {"name": "convnt", "mean": (), "std": ()}, "did you mean convnet"),
+    ],
+)
+def test_networks_that_cannot_be_are_refused(students, name, spec, words):
+    config = {**students.setup.config}
+    config["distill"] = {**config["distill"], "transfer": {name: spec}}
+    with pytest.raises(UserError, match=words):
+        build_others(replace(students.setup, config=config))

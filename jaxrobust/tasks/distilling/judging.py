@@ -40,8 +40,8 @@ class Judge:
             version = self.spec["autoattack"]["version"]
             suite(version, self.setup.threat.norm, self.setup.splits.num_classes)
 
-    def __call__(self, logits_fn: LogitsFn) -> Row:
-        """The row of a network."""
+    def __call__(self, logits_fn: LogitsFn, with_suite: bool) -> Row:
+        """The row of a network; `with_suite` adds AutoAttack where it is wanted."""
         threat = self.setup.threat
         row = self._at(logits_fn, threat)
         curve = [[0.0, row["clean_acc"]], [float(threat.eps), row["worst_acc"]]]
@@ -50,7 +50,7 @@ class Judge:
             curve.append([float(eps), there["worst_acc"]])
         return {
             **row,
-            **self._autoattack(logits_fn),
+            **(self._autoattack(logits_fn) if with_suite else {}),
             "robustness_ratio": robustness_ratio(row),
             "worst_curve": sorted(curve),
             **self._curvature(logits_fn),

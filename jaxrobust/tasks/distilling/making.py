@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import linen as nn
 from jax import Array
 
 from jaxrobust import rng, sharding
@@ -142,12 +143,12 @@ def on_device(images: ImageSet) -> tuple[Array, Array]:
 
 
 def fresh_network(
-    setup: Setup, tx: optax.GradientTransformation
+    model: nn.Module, image_shape: tuple[int, ...], tx: optax.GradientTransformation
 ) -> Callable[[Array], TrainState]:
-    """From a key to the network of a run with new weights, for `tx` to train."""
+    """From a key to a network like `model` with new weights, for `tx` to train."""
 
     def fresh(key: Array) -> TrainState:
-        variables = init_variables(setup.model, setup.splits.image_shape, key)
+        variables = init_variables(model, image_shape, key)
         return create_state(variables, tx, with_ema=False)
 
     return fresh

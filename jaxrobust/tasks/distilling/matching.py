@@ -77,7 +77,7 @@ class Matching:
         if not self.real_batch:
             raise UserError("matching needs real images of every class: one has none")
         network_tx = optim.make_optimiser(network["optim"], total_steps=1)
-        self.fresh = fresh_network(setup, network_tx)
+        self.fresh = fresh_network(setup.model, setup.splits.image_shape, network_tx)
         self.train = plain_step(
             setup.model, network_tx, standard(), no_attack(), augment, "batch"
         )

@@ -1,11 +1,13 @@
 """Fresh networks that learn from a few images, with soft labels or hard ones."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax import linen as nn
 from jax import Array
 
 from jaxrobust import optim, rng, sharding
@@ -27,6 +29,7 @@ from jaxrobust.samplers import FixedSampler
 from jaxrobust.state import bind
 from jaxrobust.tasks.distilling.making import fresh_network
 from jaxrobust.tasks.fit import Fitted, Stage, fit
+from jaxrobust.tasks.flops import classifier_flops
 from jaxrobust.tasks.setup import Setup
 from jaxrobust.train_step import Program, plain_step
 from jaxrobust.types import Batch, LogitsFn, PyTree, Subset, TrainState
@@ -44,16 +47,18 @@ class Lesson(NamedTuple):
 
 @dataclass
 class Students:
-    """The recipe `config.student`; compiles once for each number of images and kind of
-    label."""
+    """The recipe `config.student` for networks like `model`, labelled by ones like that
+    of `setup`; compiles once for each number of images and kind of label."""
 
     setup: Setup
     spec: Mapping[str, Any]
+    model: nn.Module
     _programs: dict[bool, Program] = field(default_factory=dict)
 
     def __post_init__(self):
         self._tx = optim.make_optimiser(self.spec["optim"], self.spec["num_steps"])
-        self._fresh = jax.jit(fresh_network(self.setup, self._tx))
+        shape = self.setup.splits.image_shape
+        self._fresh = jax.jit(fresh_network(self.model, shape, self._tx))
         if self.spec["mix"] not in MIXES:
             raise unknown_name("student.mix", self.spec["mix"], MIXES)
         if not self.spec["temperature"] > 0:
@@ -68,9 +73,21 @@ class Students:
         return size
 
     def work(self, images: int, soft: bool) -> float:
-        """The work of one student: an update is 3 forward passes, a teacher's word
-        another."""
-        return self.spec["num_steps"] * self.batch_size(images) * (3.0 + soft)
+        """The work of one student in forward passes of the run's own network: an update
+        is 3 of its own, a teacher's word another."""
+        return self.spec["num_steps"] * self._step_work(images, soft)
+
+    def _step_work(self, images: int, soft: bool) -> float:
+        return self.batch_size(images) * (3.0 * self._cost + soft)
+
+    @cached_property
+    def _cost(self) -> float:
+        """A forward pass in units of one of the run's own network."""
+        if self.model == self.setup.model:
+            return 1.0
+        own = classifier_flops(self.setup)
+        other = classifier_flops(replace(self.setup, model=self.model))
+        return other / own if own and other else 1.0
 
     def train(
         self,
@@ -101,7 +118,7 @@ class Students:
                 checkpoint_every_steps=0,
                 probe_every_steps=0,
                 keep="last",
-                work_per_step=size * (3.0 + soft),
+                work_per_step=self._step_work(len(images), soft),
             ),
             self._program(soft),
             self._start(seed),
@@ -157,5 +174,6 @@ class Students:
         return lambda state, batch, lesson: learn(state, batch, lesson.key)
 
     def _learn(self, objective: Objective, augment):
-        model = self.setup.model
-        return plain_step(model, self._tx, objective, no_attack(), augment, "batch")
+        return plain_step(
+            self.model, self._tx, objective, no_attack(), augment, "batch"
+        )

@@ -1,5 +1,7 @@
 """MTT and TESLA: images that lead a network along the way of experts."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,8 +49,9 @@ class Trajectories:
     """Segments of experts' ways, matched one after another.
 
     Experts learn the real images by `real`: GUARD enters there and nowhere else. They
-    are trained once for every set and shared by all numbers of images. An inner step of
-    `make_match` with its gradient is `passes` forward passes.
+    are trained once for every set and shared by all numbers of images, and by all arms
+    whose experts are alike. An inner step of `make_match` with its gradient is `passes`
+    forward passes.
     """
 
     soft = False
@@ -81,6 +84,7 @@ class Trajectories:
         self.loop = Loop(num_steps, chunk_steps, work)
         check_start(start)
         self.first_rate, self.segment = first_rate, (segment_epochs, max_start)
+        self.folder = f"experts/{real.name}-{_fingerprint(experts, ops)}"
         if segment_epochs + max_start - 1 > experts["epochs"]:
             raise UserError(
                 f"experts.epochs {experts['epochs']} end before a segment of "
@@ -96,7 +100,7 @@ class Trajectories:
             hard_labels, self.image_tx, self.rate_tx, least_rate, clip,
         )  # fmt: skip
         self.expert_tx = optim.make_optimiser(experts["optim"], total_steps=1)
-        self.fresh = fresh_network(setup, self.expert_tx)
+        self.fresh = fresh_network(model, setup.splits.image_shape, self.expert_tx)
         # One program each for all sets.
         self._step, self._expert = jax.jit(step), jax.jit(self._make_expert(moves))
 
@@ -138,7 +142,7 @@ class Trajectories:
 
     def _experts(self, job: Job) -> list[np.ndarray]:
         """The experts of this set; those that are missing are trained."""
-        stage = f"experts/{self.real.name}-set{job.number}"
+        stage = f"{self.folder}-set{job.number}"
         folder, count = job.workdir.path / stage, self.experts["count"]
         paths = [expert_path(folder, i) for i in range(count)]
         missing = [i for i, path in enumerate(paths) if not path.exists()]
@@ -160,6 +164,14 @@ class Trajectories:
         shapes = jax.eval_shape(self.fresh, jax.random.key(0)).params
         size = sum(leaf.size for leaf in jax.tree.leaves(shapes))
         return open_experts(paths, size, *self.segment)
+
+
+def _fingerprint(experts: Mapping[str, Any], ops: Sequence[str]) -> str:
+    """Of what an expert comes from, beside the method; how many there are is no part of
+    it."""
+    alike = {key: value for key, value in experts.items() if key != "count"}
+    text = json.dumps([alike, list(ops)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def mtt(setup: Setup, real: Method, trajectory: Mapping) -> Trajectories:
