@@ -138,7 +138,12 @@ def read_run(workdir: Path) -> Run:
 
 
 def split_stage(stage: str) -> tuple[str, str]:
-    """`seed0/pgd_at-hybrid` -> (`seed0`, `pgd_at-hybrid`); the seed may be empty."""
+    """`seed0/pgd_at-hybrid` -> (`seed0`, `pgd_at-hybrid`), and all sets and chunks of
+    `distilled/dc-ipc1-set0` are of the kind `distilled/dc-ipc1`; the seed may be
+    empty."""
+    match = re.match(r"(distilled/.+)-(set\d+)(-chunk\d+)?$", stage)
+    if match:
+        return match[2], match[1]
     match = re.match(r"(seed\d+)/(.+)", stage)
     return (match[1], match[2]) if match else ("", stage)
 

@@ -49,6 +49,9 @@ def test_torn_lines_are_skipped(tmp_path):
 def test_stage_splits_off_its_seed():
     assert split_stage("seed12/pgd_at-hybrid") == ("seed12", "pgd_at-hybrid")
     assert split_stage("generator") == ("", "generator")
+    for chunk in ("", "-chunk0003"):
+        found = split_stage(f"distilled/a_b-ipc10-set2{chunk}")
+        assert found == ("set2", "distilled/a_b-ipc10")
 
 
 def row(acc, std=None, seeds=3):
