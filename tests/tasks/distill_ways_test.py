@@ -50,6 +50,8 @@ def test_students_of_matched_images_learn_hard_labels(tmp_path):
         "guard / all images": None,
         "random_hard / ipc 2": "hard",
         "dc / ipc 2": "hard",
+        "random_hard / ipc 2 / pooled": "hard",
+        "dc / ipc 2 / pooled": "hard",
     }
 
 
