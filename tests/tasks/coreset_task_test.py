@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from jaxrobust import loader
 from jaxrobust.selection import load_manifest
 from tests import runs
 
@@ -39,6 +40,13 @@ def test_weights_have_mean_one(chosen, choice):
     weight = load_manifest(chosen / "selections" / name).subset.weight
     assert np.mean(weight) == pytest.approx(1.0, abs=1e-5)
     assert (np.std(weight) > 0.01) == (choice != "glister")
+
+
+def test_weights_differ_within_a_minibatch(chosen):
+    name = "seed0-craig-50-of12-step000008"
+    subset = load_manifest(chosen / "selections" / name).subset
+    _, weight = loader.batches(subset, 0, 10, first_step=0, count=20)
+    assert (weight.std(axis=1) > 0.01).all()
 
 
 def test_half_of_the_steps_at_equal_epochs_and_the_speed_up_they_bring(rows):
