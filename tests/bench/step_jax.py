@@ -96,28 +96,31 @@ def make_runner(
     chunk: int,
     conv: str = "auto",
     method: str = "pgd_at",
+    devices: int = 1,
 ) -> Callable[[], float]:
     """As `runner`, of the step that is compared."""
     model = make_model(name, conv)
     made = make_step(model, method=method)
-    return runner(model, *made, image, label, chunk)
+    return runner(model, *made, image, label, chunk, devices)
 
 
 def runner(
-    model, step, tx, image: np.ndarray, label: np.ndarray, chunk: int
+    model, step, tx, image: np.ndarray, label: np.ndarray, chunk: int, devices: int = 1
 ) -> Callable[[], float]:
-    """A function that trains `chunk` steps on one batch u8[B,H,W,C] and blocks."""
-    mesh = sharding.make_mesh(1)
+    """A function that trains `chunk` steps on one batch u8[B,H,W,C], shared between
+    `devices`, and blocks."""
+    mesh = sharding.make_mesh(devices)
     program = Program(step, mesh)
     key = jax.random.key(0)
     variables = jax.jit(partial(init_variables, model, image.shape[1:]))(key)
     state = create_state(variables, tx, with_ema=False)
     rows = jnp.tile(jnp.arange(len(image), dtype=jnp.int32), (chunk, 1))
     held = [jax.device_put(state, sharding.replicated(mesh))]
-    fixed = (key, jnp.asarray(image), jnp.asarray(label), rows, rows)
+    fixed = sharding.replicate((image, label, rows, rows, jnp.ones(rows.shape)), mesh)
+    key = sharding.replicate_key(key, mesh)
 
     def run() -> float:
-        held[0], metrics = program(held[0], *fixed, jnp.ones(rows.shape))
+        held[0], metrics = program(held[0], key, *fixed)
         return float(metrics["loss"][-1])
 
     return run

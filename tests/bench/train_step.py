@@ -2,6 +2,7 @@
 
     python -m tests.bench.train_step                    # the table, about 10 minutes
     python -m tests.bench.train_step --rows pgd_at:resnet18 --peers channels_last
+    python -m tests.bench.train_step --cpu_devices 2    # a device for each core
     python -m tests.bench.train_step --clock cpu        # on a shared machine
 
 The machine may drift by a factor of two within minutes, so only the ratio of neighbours
@@ -24,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrobust.sharding import split_cpu
 from tests.bench.timing import in_turn, ratios
 
 BATCH = {"resnet18": 32, "resnet20": 64, "convnet": 64}
@@ -95,7 +97,9 @@ def compare(name: str, peers: list[str], rounds: int, chunk: int, clock: str) ->
 
     method, net = name.split(":")
     data, threads = batch(BATCH[net]), len(os.sched_getaffinity(0))
-    ours = step_jax.make_runner(net, *data, chunk, method=method)
+    ours = step_jax.make_runner(
+        net, *data, chunk, method=method, devices=jax.device_count()
+    )
     theirs = {
         form: step_torch.make_runner(net, *data, chunk, threads, form, method)
         for form in peers
@@ -119,7 +123,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--chunk", type=int, default=1, help="steps in one timing")
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--cpu_devices", type=int, default=0, help="0: one in all")
     args = parser.parse_args()
+    split_cpu(args.cpu_devices)
     if args.clock == "cpu":
         os.sched_setaffinity(0, [max(os.sched_getaffinity(0))])
     given, missed = (args.rounds, args.chunk, args.clock), []
