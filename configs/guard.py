@@ -13,7 +13,7 @@ Run      python -m jaxrobust.main --config=configs/guard.py
 Expect   digits: 5 minutes on 2 CPU cores; all images: GUARD +4 points in the worst
          case at half the curvature; 10 distilled images a class: +2; real images do
          better. Small CIFAR-10, SRe2L: +5 at ipc 10, no better than random real images
-         with the same labels; docs/guard.md
+         with the same labels; DC: nothing at ipc 1; docs/guard.md
 Variants (none)    digits of 8x8, ipc 1 and 10
          small_cifar10_sre2l, small_cifar10_dc  CIFAR-10 in a folder, 16x16, small nets
          cifar10_sre2l, cifar10_dc, cifar10_mtt, tinyimagenet, imagenette, imagenet1k
