@@ -3,6 +3,7 @@
 from configs import base
 
 OPS = ("color", "crop", "cutout", "flip", "scale", "rotate")
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 def student() -> dict:
@@ -195,3 +196,55 @@ def dc_student(c, num_steps: int) -> None:
         "grad_clip": 0.0,
         "schedule": {"name": "piecewise", "drop_percents": (50.0,), "drop_ratio": 0.1},
     }
+
+
+def other_convnet(widths: tuple[int, ...], pool: str, head: str, **norm) -> dict:
+    """A ConvNet that differs from the run's own in all but its kernels."""
+    return {
+        "name": "convnet",
+        "widths": widths,
+        "norm": "group",
+        "pool": pool,
+        "head": head,
+        **(norm or {"mean": (), "std": ()}),
+    }
+
+
+def papers(c) -> None:
+    """Five networks on one set, the whole test split, radii from 1/255 to 8/255."""
+    c.seeds = (0, 1, 2, 3, 4)
+    c.threat.eps = 1 / 255
+    c.distill.eps = (2 / 255, 4 / 255, 8 / 255)
+    c.distill.autoattack = {"version": "standard", "images": 1000}
+    c.distill.ipc = (1, 10, 50)
+    c.distill.references = ("pgd_at",)
+    c.eval.attacks = attacks(queries=5000)
+    c.augment.flip = True
+
+
+def imagenet_like(c, guard: dict, epochs: int, r_bn: float, rate: float) -> None:
+    """ResNet-18 at 224 pixels out of a folder; data.path is to be given."""
+    papers(c)
+    c.data.name = "folder"
+    c.data.path = "data/imagenet"
+    c.data.image_size = 224
+    c.model = {"name": "resnet18", **IMAGENET}
+    c.methods = real_methods(guard, 0.25 / 255, 10)
+    c.train.num_epochs = epochs
+    c.train.batch_size = 32
+    c.train.checkpoint_every_steps = 5_000
+    c.optim.learning_rate = 0.025
+    c.optim.nesterov = False
+    c.optim.weight_decay = 1e-4
+    c.eval.batch_size = 100
+    c.distill.arms = arms("sre2l", "guard", "pgd_at")
+    c.distill.ipc = (10, 50)
+    recovery = sre2l(r_bn)
+    recovery.update(num_steps=2000, chunk_steps=100, learning_rate=rate)
+    recovery["view"].update(least_scale=0.08, flip=True, jitter=(0, 32))
+    c.distill.methods = {"sre2l": recovery}
+    c.student.batch_size = 100
+    c.student.temperature = 20.0
+    c.student.mix, c.student.alpha = "cutmix", 1.0
+    c.student.least_scale = 0.08
+    c.student.flip = True
