@@ -2,6 +2,7 @@
 or, where memory is short, large weights are laid over the devices between two steps."""
 
 import os
+from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
@@ -32,8 +33,23 @@ def make_mesh(num_devices: int) -> Mesh:
 
 def split_batch(tree: T, mesh: Mesh) -> T:
     """Inside jit: lay the leading axis of every leaf over the devices."""
-    layout = NamedSharding(mesh, PartitionSpec(AXIS))
+    layout = split(mesh)
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, layout), tree)
+
+
+def by_device(
+    part: Callable[[int], np.ndarray], shape: tuple[int, ...], mesh: Mesh
+) -> jax.Array:
+    """[D,*shape] over D devices, of which device i holds `part(i)`, an array of
+    `shape`; no process makes the parts of another's devices."""
+    make = lambda where: part(where[0].start or 0)[None]
+    whole = (mesh.devices.size, *shape)
+    return jax.make_array_from_callback(whole, split(mesh), make)
+
+
+def split(mesh: Mesh) -> NamedSharding:
+    """The layout of a leading axis that is cut over the devices."""
+    return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
 def constrain(tree: T, layout: Any) -> T:

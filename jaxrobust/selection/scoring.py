@@ -12,7 +12,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from jaxrobust import rng, sharding
-from jaxrobust.loader import Feed, padded_rows, to_unit
+from jaxrobust.loader import Feed, padded_rows, take_rows, to_unit
 from jaxrobust.scores import (
     AnyScore,
     Attacked,
@@ -65,7 +65,8 @@ class ScoringPass:
 
 def _score_batch(attack, scores, mesh, network, images, labels, rows, place, key):
     rows, place = sharding.split_batch((rows, place), mesh)
-    image, label = to_unit(images[rows]), labels[rows]
+    image, label = take_rows(images, labels, rows, mesh)
+    image = to_unit(image)
     logits_fn, features_fn = network
     x_adv = attack(rng.per_example(key, place), logits_fn, image, label)
     seen = Prediction(logits_fn(image), logits_fn(x_adv), label)

@@ -7,7 +7,7 @@ from jax import Array
 
 from jaxrobust import features, rng, sharding
 from jaxrobust.features import Factors
-from jaxrobust.loader import Feed, padded_rows, to_unit
+from jaxrobust.loader import Feed, padded_rows, take_rows, to_unit
 from jaxrobust.selection import Frozen
 from jaxrobust.tasks.setup import Setup, build_augment
 from jaxrobust.types import Batch
@@ -35,7 +35,8 @@ class GradientPass:
     ) -> tuple[Factors, Array]:
         """Of the images at positions `index`, on every device."""
         places, _ = padded_rows(index, self.size)
-        found = [self._program(network, *feed(p), p, key) for p in places]
+        original = feed.pool.num_original
+        found = [self._program(network, *feed(p), p, key, original) for p in places]
         self.compiled = True
         join = lambda *parts: jnp.concatenate(parts)[: len(index)]
         return sharding.gather(jax.tree.map(join, *found), self.setup.mesh)
@@ -45,14 +46,15 @@ class GradientPass:
         """Forward passes of an image."""
         return 2 * self.method.attack_steps + (2 if self._beta else 1)
 
-    def _batch(self, network: Frozen, images, labels, rows, place, key):
+    def _batch(self, network, images, labels, rows, place, key, original):
         rows, place = sharding.split_batch((rows, place), self.setup.mesh)
         keys = rng.step_keys(key, 0)
         augment = build_augment(
-            self.setup.config["augment"], self.setup.splits.num_classes, len(images)
+            self.setup.config["augment"], self.setup.splits.num_classes, original
         )
         weight = jnp.ones(len(rows))
-        plain = Batch(to_unit(images[rows]), labels[rows], weight, place)
+        image, label = take_rows(images, labels, rows, self.setup.mesh)
+        plain = Batch(to_unit(image), label, weight, place)
         batch = augment(keys.augment, plain)
         x_adv = self.method.craft(keys, network.logits_fn, batch)
         features_fn = network.features_fn
