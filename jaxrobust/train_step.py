@@ -162,7 +162,8 @@ class Program:
     Called as (state, base_key, images u8, labels, rows, index, weight) it returns
     (state, metrics f32[S]): images, labels and `rows` i32[S,B] into them are those of a
     `Feed`, `index` i32[S,B] the same images' places in the pool. Batches are split over
-    the mesh; the state is donated and keeps its layout, that of `sharding.replicate` or `spread`.
+    the mesh; the state is donated and keeps its layout, that of `sharding.replicate` or
+    `spread`.
     """
 
     def __init__(self, step: Step, mesh: Mesh):
