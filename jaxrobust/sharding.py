@@ -47,6 +47,30 @@ def by_device(
     return jax.make_array_from_callback(whole, split(mesh), make)
 
 
+def lay_columns(value: np.ndarray, mesh: Mesh) -> jax.Array:
+    """A host array [S,B,...], equal on all processes, laid out as `columns` says."""
+    make = lambda where: value[where]
+    return jax.make_array_from_callback(value.shape, columns(mesh), make)
+
+
+def columns(mesh: Mesh) -> NamedSharding:
+    """The layout of S batches [S,B,...], each of them cut over the devices."""
+    return NamedSharding(mesh, PartitionSpec(None, AXIS))
+
+
+def collect_columns(value: jax.Array, mesh: Mesh) -> np.ndarray:
+    """What `lay_columns` lays out, on every host; on a device there is never more than
+    one of the S batches."""
+    if value.is_fully_addressable:
+        return np.asarray(value)
+    return np.stack([_batch(value, number, mesh) for number in range(len(value))])
+
+
+@partial(jax.jit, static_argnums=2)
+def _batch(value: jax.Array, number: int, mesh: Mesh) -> jax.Array:
+    return constrain_replicated(value[number], mesh)
+
+
 def split(mesh: Mesh) -> NamedSharding:
     """The layout of a leading axis that is cut over the devices."""
     return NamedSharding(mesh, PartitionSpec(AXIS))

@@ -20,6 +20,7 @@ from jaxrobust.scores import (
     NetworkScore,
     Prediction,
 )
+from jaxrobust.selection.topk import padded_size
 from jaxrobust.types import Attack, FeaturesFn, LogitsFn
 
 
@@ -48,19 +49,36 @@ class ScoringPass:
         self.batch_size = batch_size
         self.compiled = False
         """Whether it has run: a clock had better start after that."""
+        self._mesh = mesh
         self._batch = jax.jit(partial(_score_batch, attack, dict(scores), mesh))
 
     def __call__(
         self, network: Frozen, feed: Feed, index: np.ndarray, key: Array
     ) -> dict[str, Array]:
         """Scores of pool positions `index` int64[N], in their order, on the device."""
-        places, _ = padded_rows(index, self.batch_size)
-        found = [self._batch(network, *feed(place), place, key) for place in places]
-        self.compiled = True
+        found = self._batches(network, feed, index, key)
         return {
             name: jnp.concatenate([batch[name] for batch in found])[: len(index)]
             for name in found[0]
         }
+
+    def spread(
+        self, network: Frozen, feed: Feed, index: np.ndarray, key: Array
+    ) -> dict[str, Array]:
+        """The same [S,B] and left where they were made: of each of the S batches every
+        device holds its own part. The last batch is filled up with other scores, and
+        batches of zeros make S one of a few numbers (`padded_size`)."""
+        found = self._batches(network, feed, index, key)
+        return {
+            name: _stack([batch[name] for batch in found], self._mesh)
+            for name in found[0]
+        }
+
+    def _batches(self, network, feed, index, key) -> list[dict[str, Array]]:
+        places, _ = padded_rows(index, self.batch_size)
+        found = [self._batch(network, *feed(place), place, key) for place in places]
+        self.compiled = True
+        return found
 
 
 def _score_batch(attack, scores, mesh, network, images, labels, rows, place, key):
@@ -79,4 +97,12 @@ def _score_batch(attack, scores, mesh, network, images, labels, rows, place, key
             return score.of(features_fn, attacked)
         return score(seen)
 
-    return {name: value(score) for name, score in scores.items()}
+    found = {name: value(score) for name, score in scores.items()}
+    return sharding.split_batch(found, mesh)
+
+
+@partial(jax.jit, static_argnums=1)
+def _stack(parts: list[Array], mesh: Mesh) -> Array:
+    layout = sharding.columns(mesh)
+    empty = [jnp.zeros_like(parts[0])] * (padded_size(len(parts)) - len(parts))
+    return jax.lax.with_sharding_constraint(jnp.stack(parts + empty), layout)
