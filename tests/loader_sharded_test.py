@@ -116,5 +116,15 @@ def test_devices_exchange_no_images(four):
     assert streamed["said"][2] == 0
 
 
+def said():
+    """What the devices of this group exchange, for both kinds of pool."""
+    return [train(device_gb)["said"] for device_gb in (1.0, 0.0)]
+
+
+def test_two_processes_exchange_what_four_devices_of_one_do(four):
+    for found in on_processes(2, 2, said):
+        assert found == [four[0]["said"], four[1]["said"]]
+
+
 def test_a_batch_that_does_not_divide_comes_whole(four):
     np.testing.assert_array_equal(four[2], POOL.gather(INDEX[0, :7]))
