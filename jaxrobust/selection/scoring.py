@@ -3,7 +3,7 @@ device."""
 
 from collections.abc import Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +70,7 @@ class ScoringPass:
         batches of zeros make S one of a few numbers (`padded_size`)."""
         found = self._batches(network, feed, index, key)
         return {
-            name: _stack([batch[name] for batch in found], self._mesh)
+            name: stack_batches([batch[name] for batch in found], self._mesh)
             for name in found[0]
         }
 
@@ -102,7 +102,14 @@ def _score_batch(attack, scores, mesh, network, images, labels, rows, place, key
 
 
 @partial(jax.jit, static_argnums=1)
-def _stack(parts: list[Array], mesh: Mesh) -> Array:
+def stack_batches(parts: list[Any], mesh: Mesh) -> Any:
+    """Trees of [B,...], split over the devices, as one of [S,B,...] that lies as they
+    do; zeros at the end make S one of a few numbers (`padded_size`)."""
     layout = sharding.columns(mesh)
-    empty = [jnp.zeros_like(parts[0])] * (padded_size(len(parts)) - len(parts))
-    return jax.lax.with_sharding_constraint(jnp.stack(parts + empty), layout)
+    missing = padded_size(len(parts)) - len(parts)
+
+    def join(*xs: Array) -> Array:
+        filled = jnp.stack([*xs, *[jnp.zeros_like(xs[0])] * missing])
+        return jax.lax.with_sharding_constraint(filled, layout)
+
+    return jax.tree.map(join, *parts)
