@@ -42,6 +42,7 @@ def get_config() -> ConfigDict:
         "accumulate": 1,  # slices of a batch that are attacked and learnt in turn
         "chunk_steps": 100,  # between two looks of the host
         "checkpoint_every_steps": 0,  # 0: only at the end
+        "async_checkpoint": True,  # written while training goes on, False: waits
         "probe_every_steps": 0,  # accuracy on validation images, 0: never
         "keep": "last",  # last | best_val
         "ema_decay": 0.0,  # weight averaging, 0: off

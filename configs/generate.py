@@ -29,7 +29,10 @@ def get_config(variant: str = ""):
         del config[section]
     config.task = "generate"
     config.seeds = (0,)
-    config.train = {"device_gb": 4.0}  # training images up to this size stay on device
+    config.train = {  # as in base.py
+        "device_gb": 4.0,  # training images up to this size stay on device
+        "async_checkpoint": True,
+    }
     fill = {"": digits, "smoke": smoke, "cifar10": cifar10}
     fill.get(variant, small_cifar10)(config)
     return config

@@ -21,10 +21,18 @@ class Checkpointer:
     """Checkpoints of one stage: the two newest and, with `track_best`, the best one.
 
     Keeping "the best n" alone would delete the newest, and a resume would lose work.
-    `read_only` is for looking at another run: nothing in it is changed.
+    With `in_background`, `save` returns when the arrays are copied, and files are
+    written while training goes on; without, when they are on disk. `read_only` is for
+    looking at another run: nothing in it is changed.
     """
 
-    def __init__(self, directory: Path, track_best: bool, read_only: bool = False):
+    def __init__(
+        self,
+        directory: Path,
+        track_best: bool,
+        in_background: bool = True,
+        read_only: bool = False,
+    ):
         managers = ocp.checkpoint_managers
         best = (lambda metrics: metrics[METRIC]) if track_best else None
         kept: list = [managers.LatestN(2)]
@@ -41,6 +49,7 @@ class Checkpointer:
                 best_fn=best,
                 best_mode="max",
                 preservation_policy=managers.AnyPreservationPolicy(kept),
+                enable_async_checkpointing=in_background,
                 read_only=read_only,
                 create=not read_only,
             )
@@ -49,7 +58,7 @@ class Checkpointer:
     def save(
         self, step: int, state: TrainState, host: dict[str, Any], metric: float | None
     ) -> None:
-        """Start writing; `host` is JSON beside the arrays, `metric` the validation
+        """Write, or start to; `host` is JSON beside the arrays, `metric` the validation
         score."""
         self._manager.save(
             step,

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from jaxrobust import rng, sharding
 from jaxrobust.data.image_set import ImageSet, gather
@@ -54,14 +55,19 @@ class Pool:
         return np.concatenate([part.source_rows for part in self.parts])
 
     @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(H, W, C) of every image."""
+        return tuple(self.parts[0].image.shape[1:])
+
+    @property
     def nbytes(self) -> int:
         """The size of all pixels."""
-        return sum(math.prod(part.image.shape) for part in self.parts)
+        return len(self) * math.prod(self.image_shape)
 
     def gather(self, index: np.ndarray) -> np.ndarray:
         """Images u8[n,H,W,C] at pool positions [n], read in file order."""
         index = np.asarray(index, np.int64)
-        out = np.empty((len(index), *self.parts[0].image.shape[1:]), np.uint8)
+        out = np.empty((len(index), *self.image_shape), np.uint8)
         start = 0
         for part in self.parts:
             here = np.flatnonzero((index >= start) & (index < start + len(part)))
@@ -129,14 +135,15 @@ def batches(
 
 
 class Feed:
-    """Hands chunks of batches to the device.
+    """Hands chunks of batches to the devices; `take_rows` finds a batch in a chunk.
 
-    A pool of up to `device_gb` gigabytes lives there as uint8 for the whole run; a
-    larger one stays on disk and only the rows of the next chunk travel.
+    A pool of up to `device_gb` gigabytes lives as uint8 on each of them for the whole
+    run; a larger one stays on disk, and of the next chunk each device gets the rows of
+    its own share of every batch, read by its own process and by no other.
     """
 
     def __init__(self, pool: Pool, mesh: Mesh, device_gb: float):
-        self.pool = pool
+        self.pool, self._mesh = pool, mesh
         self._label = pool.label
         self._resident: tuple[Array, Array] | None = None
         if pool.nbytes <= device_gb * 1e9:
@@ -144,13 +151,52 @@ class Feed:
             self._resident = sharding.replicate((image, self._label), mesh)
 
     def __call__(self, index: np.ndarray) -> tuple[Array, Array, Array]:
-        """(images u8[P,H,W,C], labels i32[P], rows into them) for `index` [...]."""
+        """(images u8[P,H,W,C], labels i32[P], rows into them) for `index` [...,B].
+
+        From disk for D > 1 devices: images u8[D,P/D,H,W,C] and labels i32[D,P/D], of
+        which each device holds its part, and rows into the part of the device that the
+        row belongs to. A batch that does not divide over the devices comes whole.
+        """
         if self._resident is not None:
             return (*self._resident, jnp.asarray(index))
+        devices = self._mesh.devices.size
+        if devices > 1 and index.shape[-1] % devices == 0:
+            return self._in_parts(index, devices)
         flat = index.reshape(-1)
         image = jnp.asarray(self.pool.gather(flat))
         rows = jnp.arange(flat.size, dtype=jnp.int32).reshape(index.shape)
         return image, jnp.asarray(self._label[flat]), rows
+
+    def _in_parts(self, index: np.ndarray, devices: int) -> tuple[Array, Array, Array]:
+        shares = index.reshape(-1, devices, index.shape[-1] // devices)
+        of = lambda device: shares[:, device].reshape(-1)
+        place = np.arange(of(0).size, dtype=np.int32)
+        rows = np.broadcast_to(place.reshape(len(shares), 1, -1), shares.shape)
+        size = (len(place), *self.pool.image_shape)
+        image = lambda device: self.pool.gather(of(device))
+        label = lambda device: self._label[of(device)]
+        return (
+            sharding.by_device(image, size, self._mesh),
+            sharding.by_device(label, size[:1], self._mesh),
+            jnp.asarray(rows.reshape(index.shape)),
+        )
+
+
+def take_rows(
+    images: Array, labels: Array, rows: Array, mesh: Mesh
+) -> tuple[Array, Array]:
+    """Inside jit: (u8[B,H,W,C], i32[B]) of one batch, out of a chunk that a `Feed`
+    gave and the batch's rows i32[B].
+
+    Of a chunk in parts each device takes its own rows from its own part: no image is
+    exchanged, and the batch lies split over the devices.
+    """
+    if images.ndim == 4:
+        return images[rows], labels[rows]
+    own = lambda images, labels, rows: (images[0][rows], labels[0][rows])
+    part = PartitionSpec(sharding.AXIS)
+    take = jax.shard_map(own, mesh=mesh, in_specs=part, out_specs=part)
+    return take(images, labels, rows)
 
 
 def to_unit(image: Array) -> Array:

@@ -2,6 +2,7 @@
 or, where memory is short, large weights are laid over the devices between two steps."""
 
 import os
+from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
@@ -32,8 +33,47 @@ def make_mesh(num_devices: int) -> Mesh:
 
 def split_batch(tree: T, mesh: Mesh) -> T:
     """Inside jit: lay the leading axis of every leaf over the devices."""
-    layout = NamedSharding(mesh, PartitionSpec(AXIS))
+    layout = split(mesh)
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, layout), tree)
+
+
+def by_device(
+    part: Callable[[int], np.ndarray], shape: tuple[int, ...], mesh: Mesh
+) -> jax.Array:
+    """[D,*shape] over D devices, of which device i holds `part(i)`, an array of
+    `shape`; no process makes the parts of another's devices."""
+    make = lambda where: part(where[0].start or 0)[None]
+    whole = (mesh.devices.size, *shape)
+    return jax.make_array_from_callback(whole, split(mesh), make)
+
+
+def lay_columns(value: np.ndarray, mesh: Mesh) -> jax.Array:
+    """A host array [S,B,...], equal on all processes, laid out as `columns` says."""
+    make = lambda where: value[where]
+    return jax.make_array_from_callback(value.shape, columns(mesh), make)
+
+
+def columns(mesh: Mesh) -> NamedSharding:
+    """The layout of S batches [S,B,...], each of them cut over the devices."""
+    return NamedSharding(mesh, PartitionSpec(None, AXIS))
+
+
+def collect_columns(value: jax.Array, mesh: Mesh) -> np.ndarray:
+    """What `lay_columns` lays out, on every host; on a device there is never more than
+    one of the S batches."""
+    if value.is_fully_addressable:
+        return np.asarray(value)
+    return np.stack([_batch(value, number, mesh) for number in range(len(value))])
+
+
+@partial(jax.jit, static_argnums=2)
+def _batch(value: jax.Array, number: int, mesh: Mesh) -> jax.Array:
+    return constrain_replicated(value[number], mesh)
+
+
+def split(mesh: Mesh) -> NamedSharding:
+    """The layout of a leading axis that is cut over the devices."""
+    return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
 def constrain(tree: T, layout: Any) -> T:

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from jaxrobust import memory, metrics, optim, registry, rng, sharding, tree
 from jaxrobust.accumulate import make_gradient
 from jaxrobust.augment import Augment
-from jaxrobust.loader import to_unit
+from jaxrobust.loader import take_rows, to_unit
 from jaxrobust.objectives import Objective
 from jaxrobust.selection import adaptive
 from jaxrobust.selection.in_batch import Craft, Select, all_rows
@@ -160,9 +160,10 @@ class Program:
     """A step inside a scan, compiled once for each chunk length.
 
     Called as (state, base_key, images u8, labels, rows, index, weight) it returns
-    (state, metrics f32[S]): `rows` i32[S,B] point into `images`, `index` i32[S,B] are
-    the same images' places in the pool. Batches are split over the mesh; the state is
-    donated and keeps its layout, that of `sharding.replicate` or `spread`.
+    (state, metrics f32[S]): images, labels and `rows` i32[S,B] into them are those of a
+    `Feed`, `index` i32[S,B] the same images' places in the pool. Batches are split over
+    the mesh; the state is donated and keeps its layout, that of `sharding.replicate` or
+    `spread`.
     """
 
     def __init__(self, step: Step, mesh: Mesh):
@@ -214,7 +215,8 @@ class Program:
 def _scan(step, mesh, layout, state, base_key, images, labels, rows, index, weight):
     def body(state: TrainState, choice):
         row, place, loss_weight = choice
-        batch = Batch(to_unit(images[row]), labels[row], loss_weight, place)
+        image, label = take_rows(images, labels, row, mesh)
+        batch = Batch(to_unit(image), label, loss_weight, place)
         # Fetched once: an attack of K steps would fetch them 2 K + 2 times.
         params = sharding.constrain_replicated(state.params, mesh)
         state = dataclasses.replace(state, params=params)

@@ -1,8 +1,10 @@
 """Checkpoints come back bit for bit, and damage costs work but never the run."""
 
+import contextlib
 import logging
 import os
 import shutil
+import time
 
 import jax
 import numpy as np
@@ -66,6 +68,45 @@ def test_round_trip_is_bit_for_bit(opened, net, with_ema, track_best):
     found, host = opened(track_best).restore_latest(state_of(0, net, with_ema))
     assert_trees_equal(found, state)
     assert type(found) is type(state) and host == {"step": 3, "seconds": 0.1}
+
+
+def written(folder):
+    """Whether the checkpoint has its final name: it is renamed when it is whole."""
+    return (folder / "stage" / "3").exists()
+
+
+def test_waiting_saves_are_whole_when_they_return(tmp_path):
+    """And in the background they are not, but hold the same once they are."""
+    found = []
+    for in_background in (False, True):
+        folder = tmp_path / str(in_background)
+        checkpoints = Checkpointer(folder / "stage", False, in_background)
+        with slow_commit():
+            checkpoints.save(3, state_of(3), {"step": 3, "note": "x"}, None)
+            assert written(folder) != in_background
+            checkpoints.wait()
+        assert written(folder)
+        found.append(checkpoints.restore_latest(state_of(0)))
+        checkpoints.close()
+    (ours, host), (theirs, their_host) = found
+    assert_trees_equal(ours, theirs)
+    assert host == their_host == {"step": 3, "note": "x"}
+
+
+@contextlib.contextmanager
+def slow_commit():
+    """Renames of files take a moment, so that a thread that writes is seen at it."""
+    rename = os.rename
+
+    def later(*names, **options):
+        time.sleep(0.3)
+        rename(*names, **options)
+
+    os.rename = later
+    try:
+        yield
+    finally:
+        os.rename = rename
 
 
 def test_nothing_saved_is_nothing_found(opened):

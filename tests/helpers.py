@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -136,23 +137,50 @@ def on_devices(count, function):
 
     `function` is a top-level function of a test module.
     """
+    return _result(_start(count, function, ""))
+
+
+def on_processes(count, devices, function):
+    """What `function()` returns in each of `count` processes that form one group, with
+    so many CPU devices each."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    join = "from jaxrobust import sharding; sharding.start_distributed"
+    group = [
+        _start(devices, function, f"{join}('{address}', {count}, {number}); ")
+        for number in range(count)
+    ]
+    try:
+        return [_result(process) for process in group]
+    finally:
+        for process in group:
+            process.kill()
+
+
+def _start(devices, function, before):
     code = (
-        f"import json; from {function.__module__} import {function.__name__} as f; "
-        "print('RESULT', json.dumps(f()))"
+        f"{before}import json; "
+        f"from {function.__module__} import {function.__name__} as f; "
+        "print('RESULT', json.dumps(f()), flush=True)"
     )
     environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
-    ran = subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-c", code],
         cwd=ROOT,
         env=environment,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
     )
-    assert ran.returncode == 0, ran.stderr[-2000:]
-    line = next(x for x in ran.stdout.splitlines() if x.startswith("RESULT "))
+
+
+def _result(process):
+    out, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors[-2000:]
+    line = next(x for x in out.splitlines() if x.startswith("RESULT "))
     return json.loads(line.removeprefix("RESULT "))

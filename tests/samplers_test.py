@@ -49,7 +49,7 @@ def samplers():
 
 def collect(sampler, first, last, chunk=100):
     """All positions of the steps from first to last, cut as the loop cuts them."""
-    stage = Stage("", last, 4, chunk, 0, 0, "last", 1.0)
+    stage = Stage("", last, 4, chunk, 0, True, 0, "last", 1.0)
     found, step = [], first
     while step < last:
         count = _chunk(stage, sampler, step)

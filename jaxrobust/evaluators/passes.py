@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jaxrobust import metrics, rng, sharding
 from jaxrobust.attacks.minimum_eps import Search
 from jaxrobust.evaluators.predict import as_tree
-from jaxrobust.loader import Feed, padded_rows, to_unit
+from jaxrobust.loader import Feed, padded_rows, take_rows, to_unit
 from jaxrobust.threat import ThreatModel
 from jaxrobust.types import Attack, LogitsFn
 
@@ -132,4 +132,5 @@ def _search_batch(make_search, mesh, threat, logits_fn, *batch):
 def load_batch(mesh, images, labels, rows, place, key):
     """(keys[B], image f32[B,H,W,C], label i32[B]) of one batch, split over devices."""
     rows, place = sharding.split_batch((rows, place), mesh)
-    return rng.per_example(key, place), to_unit(images[rows]), labels[rows]
+    image, label = take_rows(images, labels, rows, mesh)
+    return rng.per_example(key, place), to_unit(image), label

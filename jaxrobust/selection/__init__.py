@@ -7,6 +7,7 @@ from jaxrobust.selection.manifest import (
     write_manifest,
 )
 from jaxrobust.selection.scoring import Frozen, ScoringPass
+from jaxrobust.selection.spread_topk import keep_top
 from jaxrobust.selection.topk import ORDERS, padded_size, take_top
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Frozen",
     "Manifest",
     "ScoringPass",
+    "keep_top",
     "load_manifest",
     "padded_size",
     "read_manifest",

@@ -18,6 +18,8 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxrobust import features, rng
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.features import Factors
+from jaxrobust.selection import spread_factors
+from jaxrobust.selection.spread_factors import SpreadFactors
 from jaxrobust.sharding import AXIS, constrain_replicated
 
 SCOPES = ("class", "batch", "pool")
@@ -130,7 +132,7 @@ def buckets(sizes: np.ndarray) -> list[np.ndarray]:
 
 def solve_groups(
     solver: Solver,
-    factors: Factors,
+    factors: Factors | SpreadFactors,
     groups: list[np.ndarray],
     budget: int,
     key: Array,
@@ -160,9 +162,11 @@ def solve_groups(
     return _join(machine.mesh, parts, np.concatenate(slots), places)
 
 
-def finish(picked: Picked, factors: Factors) -> Picked:
-    """Add the gradient error over all rows."""
-    error = _relative_error(factors, picked.index, picked.weight)
+def finish(
+    picked: Picked, factors: Factors | SpreadFactors, mesh: Mesh | None = None
+) -> Picked:
+    """Add the gradient error over all rows; `mesh` holds those that are spread."""
+    error = relative_error(factors, picked.index, picked.weight, mesh)
     return picked._replace(facts={"gradient_error": error, **picked.facts})
 
 
@@ -183,7 +187,13 @@ def whole_batches(budget: int, count: int, batch_size: int) -> int:
     return budget // batch_size
 
 
-_relative_error = jax.jit(features.relative_error)
+@partial(jax.jit, static_argnums=3)
+def relative_error(factors, index: Array, weight: Array, mesh: Mesh | None) -> Array:
+    """`features.relative_error`, also of `SpreadFactors`, on the devices of `mesh`."""
+    if isinstance(factors, SpreadFactors):
+        assert mesh is not None
+        return spread_factors.relative_error(factors, index, weight, mesh)
+    return features.relative_error(factors, index, weight)
 
 
 class _Bucket(NamedTuple):
@@ -240,7 +250,11 @@ def _solve_blocks(solver, steps, at_once, mesh, factors, bucket, key, goals):
         each = jax.shard_map(
             each, mesh=mesh, in_specs=split, out_specs=split, check_vma=False
         )
-    inside = features.take(factors, bucket.rows)
+    if isinstance(factors, SpreadFactors):
+        assert mesh is not None
+        inside = spread_factors.deal(factors, bucket.rows, mesh)
+    else:
+        inside = features.take(factors, bucket.rows)
     goal = None if goals is None else goals[bucket.number]
     return each((bucket, inside, goal, rng.per_example(key, bucket.number)))
 

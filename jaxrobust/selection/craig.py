@@ -15,13 +15,14 @@ from jaxrobust import features
 from jaxrobust.features import Factors
 from jaxrobust.selection import coreset
 from jaxrobust.selection.coreset import Machine, Picked, Points, Solved
+from jaxrobust.selection.spread_factors import SpreadFactors
 
 _LOOK = 8
 """Candidates whose gains are brought up to date at a time."""
 
 
 def craig(
-    factors: Factors,
+    factors: Factors | SpreadFactors,
     label: Array,
     budget: int,
     key: Array,
@@ -40,8 +41,9 @@ def craig(
     `batch_size` rows by their mean gradient (N mod batch_size rows at the end are never
     picked); "pool" takes all points as one problem. Where the N x N similarities of
     "pool" exceed `max_bytes`, each step looks at N / budget log(1 / epsilon)
-    random candidates only: 1 - 1/e - epsilon in expectation, fact `sampled` 1. Raises
-    `UserError` for a budget out of reach.
+    random candidates only: 1 - 1/e - epsilon in expectation, fact `sampled` 1.
+    `SpreadFactors`, of "class" alone, stay on the devices of `mesh` but for the classes
+    that each of them solves. Raises `UserError` for a budget out of reach.
 
     Ref: Mirzasoleiman et al., arXiv:1906.01827; Dolatabadi et al., arXiv:2209.05785;
     Minoux 1978 (the same picks from out-of-date gains); Mirzasoleiman et al., Lazier
@@ -52,9 +54,10 @@ def craig(
     coreset.check_scope(scope)
     whole = factors
     if scope == "batch":
+        assert isinstance(factors, Factors)
         budget = coreset.whole_batches(budget, len(label), batch_size)
         factors = features.minibatches(factors, batch_size)
-    count = len(factors.delta)
+    count = len(label) if scope == "class" else len(factors.delta)
     coreset.check_budget(budget, count)
     solver = FacilityLocation()
     sampled = scope == "pool" and solver.block_bytes(count, 0) > max_bytes
@@ -71,7 +74,7 @@ def craig(
     if scope == "batch":
         picked = coreset.spread(picked, batch_size)
     picked.facts["sampled"] = jnp.int32(sampled)
-    return coreset.finish(picked, whole)
+    return coreset.finish(picked, whole, mesh)
 
 
 class _Greedy(NamedTuple):

@@ -15,6 +15,7 @@ from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.features import Factors
 from jaxrobust.selection import coreset
 from jaxrobust.selection.coreset import Machine, Picked, Points, Solved
+from jaxrobust.selection.spread_factors import SpreadFactors
 
 FILLS = {"none": 0.0, "random": 1.0}
 """What a slot weighs that matching left empty."""
@@ -25,7 +26,7 @@ _FLAT = 1e-6
 
 
 def gradmatch(
-    factors: Factors,
+    factors: Factors | SpreadFactors,
     label: Array,
     budget: int,
     key: Array,
@@ -47,6 +48,8 @@ def gradmatch(
     `features.total` of validation gradients, say). `own_row` looks at the weights of a
     point's own class only. "batch" picks whole runs of `batch_size` rows, whose members
     share a weight; "pool" never holds N x N numbers.
+    `SpreadFactors`, of "class" without `own_row`, stay on the devices of `mesh` but for
+    the classes that each of them solves.
 
     Matching ends early where no point is left whose gradient goes the way of what is
     missing. The answer keeps its size: empty slots get random points that were not
@@ -66,14 +69,18 @@ def gradmatch(
         raise UserError(f"ridge {ridge} must be positive: try 0.01")
     if fill not in FILLS:
         raise unknown_name("fill of the coreset", fill, FILLS)
-    seen = features.own_row(factors, label) if own_row else factors
+    seen = factors
+    if own_row:
+        assert isinstance(factors, Factors)
+        seen = features.own_row(factors, label)
     if scope == "batch":
+        assert isinstance(seen, Factors)
         budget = coreset.whole_batches(budget, len(label), batch_size)
         # Rows after the last whole batch are part of what is to be matched.
         if goals is None:
             goals = features.total(jnp.full(len(label), 1 / batch_size), seen)[None]
         seen = features.minibatches(seen, batch_size)
-    count = len(seen.delta)
+    count = len(label) if scope == "class" else len(seen.delta)
     coreset.check_budget(budget, count)
     groups = coreset.groups_of(label if scope == "class" else np.zeros(count))
     solver = Matching(ridge, FILLS[fill], in_gram=scope != "pool")
@@ -83,7 +90,7 @@ def gradmatch(
     picked = picked._replace(facts=picked.facts | facts)
     if scope == "batch":
         picked = coreset.spread(picked, batch_size)
-    return coreset.finish(picked, factors)
+    return coreset.finish(picked, factors, mesh)
 
 
 class Atoms(NamedTuple):

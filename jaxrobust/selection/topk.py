@@ -37,13 +37,18 @@ def take_top(
     one until a class runs out. Raises `UserError` for an unknown order or too large a
     budget.
     """
+    check_choice(size, budget, order)
+    return _take_top(score, label, key, size, budget, order, balanced)
+
+
+def check_choice(size: int, budget: int, order: str) -> None:
+    """Raises `UserError` for an unknown order or a budget out of reach."""
     if order not in ORDERS:
         raise unknown_name("order", order, ORDERS)
     if not 0 < budget <= size:
         raise UserError(
             f"cannot keep {budget} of {size} images: choose a budget from 1 to {size}"
         )
-    return _take_top(score, label, key, size, budget, order, balanced)
 
 
 @partial(jax.jit, static_argnames=("budget", "order", "balanced"))
@@ -62,6 +67,8 @@ def _take_top(score, label, key, size, budget, order, balanced):
 def _preference(score: Array, key: Array, order: str, real: Array) -> Array:
     """Larger is taken first, rows that are not real last; ranks are integers, exact
     for any pool size."""
+    # top_k would take 0.0 before -0.0.
+    score = jnp.where(score == 0, 0.0, score)
     if order in ("hard", "easy"):
         return jnp.where(real, score if order == "hard" else -score, -jnp.inf)
     if order == "random":

@@ -63,7 +63,8 @@ class Stage:
     `chunk_steps` steps run between two looks of the host; checkpoints and probes happen
     at chunk ends that reach a multiple of their period, 0 meaning only at the end
     (probes: never). `keep` says which checkpoint the stage yields, "last" or
-    "best_val". `work_per_step` is in forward passes of an image, for the estimate of
+    "best_val"; with `async_checkpoint` files are written beside the training.
+    `work_per_step` is in forward passes of an image, for the estimate of
     the time to go.
     """
 
@@ -72,6 +73,7 @@ class Stage:
     batch_size: int
     chunk_steps: int
     checkpoint_every_steps: int
+    async_checkpoint: bool
     probe_every_steps: int
     keep: str
     work_per_step: float
@@ -123,7 +125,8 @@ def fit(
     and the last good checkpoint, and `Preempted` after saving when SIGTERM came.
     """
     track_best = stage.keep == "best_val"
-    checkpoints = Checkpointer(workdir.checkpoints / stage.name, track_best)
+    folder = workdir.checkpoints / stage.name
+    checkpoints = Checkpointer(folder, track_best, stage.async_checkpoint)
     try:
         run = _Run(stage, checkpoints, workdir, progress, probe)
         state, step = run.resume(state)

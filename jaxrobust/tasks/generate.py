@@ -85,8 +85,9 @@ def build_denoiser(spec: Config, num_classes: int) -> nn.Module:
     return registry.build("denoiser", DENOISERS, spec["denoiser"], num_classes=known)
 
 
-def generator_stage(spec: Config, unit: float) -> Stage:
-    """The plan of training the generator; a forward pass of it is the work `unit`."""
+def generator_stage(spec: Config, unit: float, in_background: bool) -> Stage:
+    """The plan of training the generator; a forward pass of it is the work `unit`, and
+    checkpoints are written `in_background` or waited for."""
     train = spec["train"]
     return Stage(
         name="generator",
@@ -94,6 +95,7 @@ def generator_stage(spec: Config, unit: float) -> Stage:
         batch_size=train["batch_size"],
         chunk_steps=train["chunk_steps"],
         checkpoint_every_steps=train["checkpoint_every_steps"],
+        async_checkpoint=in_background,
         probe_every_steps=0,
         keep="last",
         work_per_step=3.0 * train["batch_size"] * unit,
@@ -102,7 +104,9 @@ def generator_stage(spec: Config, unit: float) -> Stage:
 
 def generator_work(spec: Config, unit: float) -> float:
     """The work of training the generator and of sampling the pool."""
-    return generator_stage(spec, unit).work + spec["count"] * image_work(spec, unit)
+    # How checkpoints are written is no part of the work.
+    training = generator_stage(spec, unit, in_background=True).work
+    return training + spec["count"] * image_work(spec, unit)
 
 
 def check_conditional(origin: Origin) -> None:
@@ -128,7 +132,7 @@ def generate_pool(
     spec, train = origin.config["generator"], origin.splits.train
     wanted = shard_paths(spec, folder)
     started = time.monotonic()
-    stage = generator_stage(spec, unit)
+    stage = generator_stage(spec, unit, origin.config["train"]["async_checkpoint"])
     if all(path.exists() for path in wanted):
         progress.skip(generator_work(spec, unit))
     else:

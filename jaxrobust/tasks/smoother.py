@@ -17,7 +17,7 @@ from jaxrobust.evaluators.certificate import Certificates
 from jaxrobust.evaluators.check import Check
 from jaxrobust.evaluators.passes import AccuracyPass
 from jaxrobust.evaluators.proof import enough_images
-from jaxrobust.loader import Feed, Pool, padded_rows, to_unit
+from jaxrobust.loader import Feed, Pool, padded_rows, take_rows, to_unit
 from jaxrobust.progress import Progress
 from jaxrobust.tasks.certificates import CertificateFile, Table
 from jaxrobust.tasks.fit import STOP, Preempted
@@ -28,6 +28,8 @@ from jaxrobust.types import LogitsFn
 from jaxrobust.workdir import Workdir, stage_folder
 
 CURVE_POINTS = 41
+
+_take = jax.jit(take_rows, static_argnums=3)
 
 
 @dataclass(frozen=True)
@@ -138,11 +140,11 @@ class Smoother:
         return file.read()
 
     def _certify(self, logits_fn: LogitsFn, place: np.ndarray) -> Certificates:
-        images, _, rows = self.feed(place)
+        image, _ = _take(*self.feed(place), self.mesh)
         spec = self.spec
         return smoothing.certify(
             logits_fn,
-            to_unit(images[rows]),
+            to_unit(image),
             rng.per_example(self.key, jnp.asarray(place)),
             sigma=spec["sigma"],
             n0=spec["n0"],

@@ -80,6 +80,7 @@ class Trainer:
             batch_size=train["batch_size"],
             chunk_steps=train["chunk_steps"],
             checkpoint_every_steps=train["checkpoint_every_steps"],
+            async_checkpoint=train["async_checkpoint"],
             probe_every_steps=probe,
             keep=train["keep"],
             work_per_step=train["batch_size"] * method.gradients,

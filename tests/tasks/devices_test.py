@@ -53,6 +53,7 @@ def test_a_batch_that_does_not_divide_is_refused(tmp_path):
 
 
 def test_two_processes_form_one_group(one_device, tmp_path):
+    """Each reads its own rows of the images, which one device holds all of."""
     workdir = tmp_path / "run"
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -60,6 +61,7 @@ def test_two_processes_form_one_group(one_device, tmp_path):
     group = [
         runs.start(
             *CONFIG,
+            "--config.train.device_gb=0.0",
             f"--workdir={workdir}",
             f"--coordinator=127.0.0.1:{port}",
             "--num_processes=2",

@@ -12,15 +12,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
-from jaxrobust import features, registry, rng, sharding
+from jaxrobust import registry, rng, sharding
 from jaxrobust.errors import UserError
 from jaxrobust.loader import Feed, Pool
 from jaxrobust.selection import Frozen, Manifest
-from jaxrobust.selection.coreset import Picked
+from jaxrobust.selection.coreset import Picked, relative_error
 from jaxrobust.selection.craig import craig
 from jaxrobust.selection.glister import Validation, glister
 from jaxrobust.selection.gradmatch import gradmatch
+from jaxrobust.selection.spread_factors import SpreadFactors
 from jaxrobust.tasks.choices.gradients import GradientPass
 from jaxrobust.tasks.choices.plan import (
     Choice,
@@ -114,11 +116,13 @@ class Search:
         base = jax.random.fold_in(rng.purpose_key(seed, "select"), step)
         key = sharding.replicate_key(base, mesh)
         network = trainer.frozen(state)
-        look = lambda index: self.gradients(network, trainer.feed, index, key)
+        see = self.gradients.spread if self._apart(mesh) else self.gradients
+        look = lambda index: see(network, trainer.feed, index, key)
         if not self.gradients.compiled:
             jax.block_until_ready(look(study.everything[:1]))
         start = time.monotonic()
-        factors, _ = jax.block_until_ready(look(study.everything))
+        found = jax.block_until_ready(look(study.everything))
+        factors = found if isinstance(found, SpreadFactors) else found[0]
         seen = time.monotonic()
         label = jnp.asarray(trainer.pool.label)
         options = self._options(study, network, key)
@@ -136,15 +140,23 @@ class Search:
         }
         chance = jnp.asarray(rng.host_choice(seed, step, study.size, budget))
         uniform = jnp.full(budget, study.size / budget)
-        error = features.relative_error(factors, chance, uniform)
+        error = relative_error(factors, chance, uniform, mesh)
         facts["random_gradient_error"] = float(error)
         return Manifest(self._columns(study, picked), facts)
+
+    def _apart(self, mesh: Mesh) -> bool:
+        """Whether gradients stay on several devices, each choosing from some
+        classes."""
+        by_class = self.options.get("scope", "class") == "class"
+        by_class &= not self.options.get("own_row", False)
+        return self.pick is not glister and by_class and mesh.devices.size > 1
 
     def _options(self, study: Study, network: Frozen, key: Array) -> dict[str, Any]:
         """Those of the configuration; GLISTER also looks at attacked held-out
         images."""
+        mesh = study.trainer.setup.mesh
         if self.pick is not glister:
-            return self.options
+            return {**self.options, "mesh": mesh if self._apart(mesh) else None}
         setup = study.trainer.setup
         val, device_gb = setup.splits.val, setup.config["train"]["device_gb"]
         feed = Feed(Pool((val,)), setup.mesh, device_gb)

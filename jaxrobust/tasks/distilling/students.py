@@ -116,6 +116,7 @@ class Students:
                 batch_size=size,
                 chunk_steps=spec["chunk_steps"],
                 checkpoint_every_steps=0,
+                async_checkpoint=setup.config["train"]["async_checkpoint"],
                 probe_every_steps=0,
                 keep="last",
                 work_per_step=self._step_work(len(images), soft),
