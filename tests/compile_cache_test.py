@@ -1,6 +1,7 @@
 """A second start compiles nothing, and computes the same."""
 
 import os
+import shutil
 
 import jax
 import pytest
@@ -8,9 +9,10 @@ import pytest
 from jaxrobust import compile_cache
 from jaxrobust.compile_cache import AUTO, FOLDER, THRESHOLDS, prune, switch_on
 from tests import runs
-from tests.launch.clusters import CONFIG
+from tests.launch import clusters
 from tests.tasks.resume_test import final_digests
 
+CONFIG = (*clusters.CONFIG, "--config.train.checkpoint_every_steps=2")
 USED = "jax_enable_compilation_cache"
 VARIABLE = FOLDER.upper()
 QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
@@ -42,12 +44,30 @@ def start(workdir, monkeypatch, **environment):
     return tuple(said.count(kind) for kind in kinds)
 
 
-def test_a_second_start_compiles_nothing_and_computes_the_same(tmp_path, monkeypatch):
+def halfway(finished, workdir):
+    """A copy of a run as it was after step 2 of 4."""
+    shutil.copytree(finished, workdir)
+    for late in ("results.json", "card.json", "report.html", "report.md"):
+        (workdir / late).unlink()
+    (stage,) = (workdir / "checkpoints/seed0").iterdir()
+    assert {path.name for path in stage.iterdir()} >= {"2", "4"}
+    shutil.rmtree(stage / "4")
+    return workdir
+
+
+def test_a_second_start_and_a_resume_compile_nothing_and_compute_the_same(
+    tmp_path, monkeypatch
+):
     home = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     found, compiled = start(tmp_path / "1", monkeypatch, **home)
     assert found == 0 and compiled > 10
     assert start(tmp_path / "2", monkeypatch, **home) == (compiled, 0)
-    assert final_digests(tmp_path / "1") == final_digests(tmp_path / "2") != {}
+    resumed = halfway(tmp_path / "1", tmp_path / "3")
+    found, compiled = start(resumed, monkeypatch, **home)
+    assert found > 10 and compiled == 0
+    assert "resuming" in (resumed / "log.txt").read_text()
+    ends = [final_digests(tmp_path / name) for name in "123"]
+    assert ends[0] == ends[1] == ends[2] != {}
     (folder,) = (tmp_path / "cache/jaxrobust").iterdir()
     assert folder.name == f"compiled-{compile_cache.machine()}"
     assert folder.stat().st_mode & 0o077 == 0, "others may change what is run"
