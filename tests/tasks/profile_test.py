@@ -1,6 +1,7 @@
 """A traced run: shares of every phase in the report, whole chunks, no compilation."""
 
 import json
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,8 @@ import pytest
 
 from jaxrobust import profiling
 from jaxrobust.profiling import PHASES
+from jaxrobust.report.run import read_run
+from jaxrobust.report.sections.profile import phase_shares
 from jaxrobust.tasks.tracing import Tracer
 from jaxrobust.workdir import Workdir
 from tests.runs import assert_not_redone, assert_one_line_mistake
@@ -74,6 +77,15 @@ def test_the_report_names_the_shares(traced, summary):
         (line,) = [x for x in section.splitlines() if x.startswith(f"| {phase} |")]
         assert f"{100 * summary['shares'][phase]:.1f}" in line
     assert "TFLOP/s" in section and "peak is not known" in section
+
+
+def test_the_report_says_where_the_scoring_of_a_pool_is(traced):
+    """In a batch it is in the trace, of a pool it is not."""
+    run = read_run(traced)
+    (row, *rest) = run.results["rows"]
+    told = lambda rows: str(phase_shares(replace(run, results={"rows": rows})))
+    assert "between steps" not in told([row, *rest])
+    assert "between steps" in told([{**row, "score_seconds": 1.0}, *rest])
 
 
 def test_a_run_that_is_called_again_is_not_traced_again(traced, tmp_path):
