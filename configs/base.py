@@ -4,6 +4,8 @@ Every key is read once, by the code that it configures. eps and step sizes are i
 pixels. Durations say their unit: `_steps`, `_epochs` or `_percent` of a run.
 """
 
+import copy
+
 from ml_collections import ConfigDict
 
 
@@ -112,10 +114,13 @@ def pgd_eval(step_size: float, num_steps: int, loss: str) -> dict:
 
 
 def method(objective: dict, attack: dict, attack_bn: str = "batch") -> dict:
-    """A training method; AWP is off until `awp_gamma` is set."""
+    """A training method; AWP is off until `awp_gamma` is set.
+
+    With copies of its own: what is set of one method is not set of another.
+    """
     return {
-        "objective": objective,
-        "attack": attack,
+        "objective": copy.deepcopy(objective),
+        "attack": copy.deepcopy(attack),
         "attack_bn": attack_bn,
         "awp_gamma": 0.0,
         "awp_start_percent": 0.0,

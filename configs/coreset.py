@@ -147,7 +147,8 @@ def papers(c, dataset: str, objective: str) -> None:
         c.comparison.method = "nfgsm"
         c.optim.learning_rate = 0.1
     if objective == "linf":
-        c.methods.pgd_at.attack.step_size = 1.25 / 255
+        for name in ("pgd_at", "mart"):
+            c.methods[name].attack.step_size = 1.25 / 255
     if objective == "l2":
         svhn_l2(c)
 
@@ -189,7 +190,8 @@ def svhn_l2(c) -> None:
     c.model.mean = c.model.std = (0.5, 0.5, 0.5)
     c.threat.norm = "l2"
     c.threat.eps = 128 / 255
-    c.methods.pgd_at.attack.step_size = 32 / 255
+    for name in ("pgd_at", "mart"):
+        c.methods[name].attack.step_size = 32 / 255
     c.score.attack.step_size = 32 / 255
     c.augment.flip = False
     c.eval.attacks = {

@@ -1,5 +1,7 @@
 """What the recipes of data set distillation are put together from; no recipe."""
 
+import copy
+
 from configs import base
 
 OPS = ("color", "crop", "cutout", "flip", "scale", "rotate")
@@ -69,14 +71,13 @@ def matching(num_networks: int, learning_rate: float, start: str) -> dict:
 
 def matchings(num_networks: int) -> dict:
     """DC, DSA and DM with the published settings of CIFAR-10."""
-    real, noise = (
-        matching(num_networks, 0.1, "real"),
-        matching(num_networks, 0.1, "noise"),
-    )
+    noise = matching(num_networks, 0.1, "noise")
+    real = matching(num_networks, 0.1, "real")
+    faster = matching(num_networks, 1.0, "real")
     return {
         "dc": {"distance": "layerwise", "matching": noise},
         "dsa": {"distance": "layerwise", "ops": OPS, "matching": real},
-        "dm": {"ops": OPS, "matching": {**real, "learning_rate": 1.0}},
+        "dm": {"ops": OPS, "matching": faster},
     }
 
 
@@ -104,7 +105,7 @@ def trajectories() -> dict:
             "optim": plain_sgd(),
         },
     }
-    return {"mtt": {"trajectory": spec}, "tesla": {"trajectory": spec}}
+    return {"mtt": {"trajectory": spec}, "tesla": {"trajectory": copy.deepcopy(spec)}}
 
 
 def plain_sgd() -> dict:

@@ -76,12 +76,12 @@ def pgd(step_ratio: float, num_steps: int, loss: str) -> dict:
 def suites() -> dict:
     """What `suite` may name: single attacks, a version of AutoAttack, extras; and the
     published tables of attack_presets.py with their radius."""
-    cw = pgd(0.25, 20, "margin")
+    cw = lambda: {"cw": pgd(0.25, 20, "margin")}
     found = {
-        "fast": suite("lite", {"cw": cw}),
-        "autoattack": suite("standard", {"cw": cw}),
+        "fast": suite("lite", cw()),
+        "autoattack": suite("standard", cw()),
         "full": {
-            **suite("plus", {"cw": cw, **single_attacks()}),
+            **suite("plus", {**cw(), **single_attacks()}),
             "minimum_eps": True,
         },
     }

@@ -32,7 +32,8 @@ def get_config(variant: str = ""):
     if variant.startswith("cifar"):
         c.scaling.sizes = (2_000, 10_000, 100_000, 900_000)
         c.scaling.held_out = 100_000
-        c.methods.pgd_at.attack.num_steps = 4
+        for name in ("pgd_at", "mart"):
+            c.methods[name].attack.num_steps = 4
     if variant == "cifar2":
         c.data.classes = c.generated.classes = ("automobile", "truck")
         c.scaling.sizes = (2_000, 10_000, 100_000, 180_000)

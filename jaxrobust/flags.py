@@ -21,6 +21,7 @@ class Arguments(NamedTuple):
     num_processes: int
     process_id: int
     cpu_devices: int
+    compile_cache: str
 
 
 def parse(argv: Sequence[str]) -> Arguments:
@@ -49,6 +50,7 @@ def parse(argv: Sequence[str]) -> Arguments:
         values.num_processes,
         values.process_id,
         values.cpu_devices,
+        values.compile_cache,
     )
 
 
@@ -66,6 +68,7 @@ def _define(argv: Sequence[str]):
     flags.DEFINE_integer("num_processes", 1, "of the group", flag_values=values)
     flags.DEFINE_integer("process_id", 0, "of this one", flag_values=values)
     flags.DEFINE_integer("cpu_devices", 0, "a CPU as so many", flag_values=values)
+    flags.DEFINE_string("compile_cache", "auto", "folder, or off", flag_values=values)
     return values
 
 

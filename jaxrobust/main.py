@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Any) -> int:
-    from jaxrobust import sharding
+    from jaxrobust import compile_cache, sharding
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("jaxrobust").setLevel(logging.INFO)
@@ -37,6 +37,7 @@ def _run(arguments: Any) -> int:
     )
     if group and not sharding.is_lead():
         logging.getLogger("jaxrobust").setLevel(logging.ERROR)
+    compile_cache.switch_on(arguments.compile_cache)
     # Imported late: everything below may touch devices, which a group must join first.
     from jaxrobust.registry import lookup
     from jaxrobust.tasks import TASKS

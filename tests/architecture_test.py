@@ -13,7 +13,7 @@ LAYERS = (
     {"types", "registry", "rng", "tree", "errors", "files"},
     {"threat", "losses", "metrics", "augment", "data", "models"},
     {"attacks", "state", "optim", "checkpoint", "loader", "sharding", "workdir"}
-    | {"memory", "progress", "samplers"},
+    | {"memory", "progress", "samplers", "compile_cache"},
     {"objectives", "scores", "features", "trackers", "interop"},
     {"selection", "generative", "evaluators", "report", "proxy", "distill"},
     {"train_step", "accumulate", "finished", "perceptual", "profiling"},

@@ -15,6 +15,7 @@ from jaxrobust.workdir import Workdir
 
 logger = logging.getLogger(__name__)
 FOLDER, SUMMARY = "profile", "profile.json"
+NAMES_IN_KEY = "jax_compilation_cache_include_metadata_in_key"
 
 
 def host_work(name: str):
@@ -43,6 +44,7 @@ class Tracer:
         self._wanted = num_steps > 0 and sharding.is_lead()
         self._open: ExitStack | None = None
         self._traced: _Traced | None = None
+        self._key_had_names = _key_has_names()
 
     def before_chunk(
         self, stage: str, executable: Any, state: TrainState, step: int, count: int
@@ -53,6 +55,8 @@ class Tracer:
             self._stop(state)
         if self._wanted and (self._workdir.path / SUMMARY).exists():
             self._wanted = False
+        if self._wanted and executable is None:
+            _let_key_have_names(True)
         if self._wanted and executable is not None and step >= self._start:
             self._wanted = False
             self._traced = _Traced(stage, executable, step)
@@ -63,6 +67,7 @@ class Tracer:
 
     def after_chunk(self, state: TrainState, last: bool) -> None:
         """The chunk was handed to the device; the stage ends with it if `last`."""
+        _let_key_have_names(self._key_had_names)
         if self._traced and self._open:
             traced = self._traced
             if last or traced.end - traced.first_step >= self._count:
@@ -70,6 +75,7 @@ class Tracer:
 
     def close(self) -> None:
         """Drop a trace that is still being taken: something went wrong."""
+        _let_key_have_names(self._key_had_names)
         if self._open:
             self._open.close()
             self._open = self._traced = None
@@ -120,6 +126,19 @@ class Tracer:
         if self._open:
             self._open.close()
             self._open = None
+
+
+def _key_has_names() -> bool:
+    return getattr(jax.config, NAMES_IN_KEY)
+
+
+def _let_key_have_names(wanted: bool) -> None:
+    """Whether the compile cache tells programs apart by the names of their operations.
+
+    Without them it may hand out one that older code has compiled, with the names of
+    then, and a trace would put its time under "other".
+    """
+    jax.config.update(NAMES_IN_KEY, wanted)
 
 
 def _facts(traced: _Traced) -> dict[str, Any]:

@@ -1,12 +1,18 @@
 """A traced run: shares of every phase in the report, whole chunks, no compilation."""
 
 import json
+from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from jaxrobust import profiling
 from jaxrobust.profiling import PHASES
+from jaxrobust.report.run import read_run
+from jaxrobust.report.sections.profile import phase_shares
+from jaxrobust.tasks.tracing import Tracer
+from jaxrobust.workdir import Workdir
 from tests.runs import assert_not_redone, assert_one_line_mistake
 
 pytestmark = pytest.mark.skipif(
@@ -73,10 +79,37 @@ def test_the_report_names_the_shares(traced, summary):
     assert "TFLOP/s" in section and "peak is not known" in section
 
 
+def test_the_report_says_where_the_scoring_of_a_pool_is(traced):
+    """In a batch it is in the trace, of a pool it is not."""
+    run = read_run(traced)
+    (row, *rest) = run.results["rows"]
+    told = lambda rows: str(phase_shares(replace(run, results={"rows": rows})))
+    assert "between steps" not in told([row, *rest])
+    assert "between steps" in told([{**row, "score_seconds": 1.0}, *rest])
+
+
 def test_a_run_that_is_called_again_is_not_traced_again(traced, tmp_path):
     workdir = assert_not_redone(traced, tmp_path, RECIPE, *OPTIONS)
     before, after = (len([*w.rglob("*.xplane.pb")]) for w in (traced, workdir))
     assert before == after == 1
+
+
+def compiled_under(name):
+    """The text of one and the same program, but for the name of its operation."""
+    function = lambda x: jax.named_scope(name)(jnp.tanh)(x @ x)
+    return jax.jit(function).lower(jnp.ones((3, 3))).compile().as_text()
+
+
+@pytest.mark.skipif(not jax.config.jax_compilation_cache_dir, reason="no cache")
+def test_a_trace_has_the_names_of_today_though_the_cache_has_others(tmp_path):
+    workdir = Workdir(str(tmp_path / "run"), {})
+    tracer = Tracer(workdir, start_step=0, num_steps=1)
+    assert "/before/" in compiled_under("before")
+    assert "/before/" in compiled_under("today"), "the cache tells names apart"
+    tracer.before_chunk("stage", executable=None, state=None, step=0, count=1)
+    assert "/today/" in compiled_under("today")
+    tracer.after_chunk(None, last=True)
+    assert not jax.config.jax_compilation_cache_include_metadata_in_key
 
 
 def test_nothing_is_traced_unless_asked(smoke):

@@ -4,6 +4,7 @@ import importlib
 import json
 
 import pytest
+from ml_collections import ConfigDict
 
 from jaxrobust.tree import plain
 from tests import runs
@@ -38,6 +39,31 @@ def test_every_variant_is_plain_data(recipe):
     for variant in module.VARIANTS:
         config = plain(module.get_config(variant))
         assert json.loads(json.dumps(config)), "only names, numbers and tuples"
+
+
+def parts(value, path):
+    """(part, its path) of all of `value` that can be changed in place."""
+    if isinstance(value, list | dict | ConfigDict):
+        yield value, path
+    if isinstance(value, dict | ConfigDict):
+        for key in value:
+            yield from parts(value[key], f"{path}.{key}")
+    elif isinstance(value, list | tuple):
+        for place, item in enumerate(value):
+            yield from parts(item, f"{path}.{place}")
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_what_is_set_of_one_key_is_not_set_of_another(recipe):
+    """ml_collections keeps one dict under two keys as one: an override of
+    methods.pgd_at.attack would be one of methods.mart.attack as well."""
+    module = importlib.import_module(f"configs.{recipe}")
+    for variant in module.VARIANTS:
+        found, config = {}, module.get_config(variant)
+        for part, path in parts(config, "config"):
+            there = found.setdefault(id(part), path)
+            assert there == path, f"{recipe}:{variant}: {there} is {path}"
+        assert len(found) > 3
 
 
 def test_prune_compares_with_random_at_every_ratio(finished):

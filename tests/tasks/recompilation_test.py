@@ -71,15 +71,19 @@ ROUNDS = ("seed0-round1: ", "seed0-round2: ")
 
 
 @pytest.mark.parametrize(
-    "recipe, repeated",
+    "recipe, repeated, trained",
     [
-        ("hybrid", [SEEDS, ROUNDS]),
-        ("data_selection", [SEEDS]),
-        ("coreset", [SEEDS]),
-        ("guard", [SEEDS]),
+        ("hybrid", [SEEDS, ROUNDS], 3),
+        ("data_selection", [SEEDS], 4),
+        ("coreset", [SEEDS], 1),
+        (
+            "guard",
+            [SEEDS],
+            5,
+        ),  # two teachers, students by two kinds of label, one pooled
     ],
 )
-def test_a_second_seed_or_round_compiles_nothing(recipe, repeated, tmp_path):
+def test_a_second_seed_or_round_compiles_nothing(recipe, repeated, trained, tmp_path):
     # What other tests of this process compiled would not be seen, here or later.
     jax.clear_caches()
     with diary() as seen:
@@ -88,6 +92,9 @@ def test_a_second_seed_or_round_compiles_nothing(recipe, repeated, tmp_path):
         given += ("--config.distill.sets=2",) if recipe == "guard" else ()
         run(tmp_path / "run", *given)
     assert len(seen.compiled()) > 10, "nothing was seen to compile"
+    # One for each way to train, whatever the epoch, the subset and its size.
+    steps = [line for line in seen.compiled() if "train_chunk" in line]
+    assert len(steps) == trained, steps
     for first, second in repeated:
         begin, end = seen.last(first), seen.last(second)
         assert begin < end, "the run did not get to a second time"

@@ -13,6 +13,11 @@ _MEANINGS = {
     "host": "no operation runs: the device waits",
 }
 
+_BETWEEN = (
+    "Scoring a whole pool and choosing out of it is done between steps, and not in "
+    "this table: its seconds are under Time."
+)
+
 
 def phase_shares(run: Run) -> Section | None:
     """Shares of the traced time, and the largest operations."""
@@ -25,6 +30,8 @@ def phase_shares(run: Run) -> Section | None:
     )
     shares = Table(("Phase", "What", "Time (%)"), rows, text_columns=2)
     blocks: tuple[Block, ...] = (Text(_told(found)), shares)
+    if any(row.get("score_seconds") or row.get("select_seconds") for row in run.rows):
+        blocks = (*blocks, Text(_BETWEEN))
     if found["operations"]:
         fold = Fold("The largest operations, and the host", _details(found))
         blocks = (*blocks, fold)
