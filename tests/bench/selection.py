@@ -48,9 +48,15 @@ SPECS = {
 }
 
 
-def runner(model_name: str, spec: dict, image: np.ndarray, label: np.ndarray):
+def runner(
+    model_name: str,
+    spec: dict,
+    image: np.ndarray,
+    label: np.ndarray,
+    dtype: str = "float32",
+):
     """A function that trains one step and blocks."""
-    model = step_jax.make_model(model_name)
+    model = step_jax.make_model(model_name, dtype=dtype)
     _, tx = step_jax.make_step(model)
     threat = make_threat("linf", step_jax.EPS)
     pgd = (step_jax.STEP_SIZE, step_jax.NUM_STEPS, "uniform")

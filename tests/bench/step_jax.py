@@ -27,9 +27,19 @@ NUM_STEPS, STEP_SIZE, EPS = 10, 2 / 255, 8 / 255
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 5e-4
 
 
+NETS = {
+    "wrn28_10": ("wide_resnet", {"depth": 28, "width": 10}),
+    "wrn28_2": ("wide_resnet", {"depth": 28, "width": 2}),
+    "tiny": ("convnet", {"widths": (8, 8)}),
+}
+"""Networks of the comparison with options of their own."""
+
+
 def make_model(name: str, conv: str = "auto", **options):
     """The network of the comparison, 10 classes."""
-    return MODELS[name](num_classes=10, **STATISTICS, conv=conv, **options)
+    factory, own = NETS.get(name, (name, {}))
+    given = {**STATISTICS, "conv": conv, **own, **options}
+    return MODELS[factory](num_classes=10, **given)
 
 
 def make_attack(
@@ -97,9 +107,10 @@ def make_runner(
     conv: str = "auto",
     method: str = "pgd_at",
     devices: int = 1,
+    dtype: str = "float32",
 ) -> Callable[[], float]:
     """As `runner`, of the step that is compared."""
-    model = make_model(name, conv)
+    model = make_model(name, conv, dtype=dtype)
     made = make_step(model, method=method)
     return runner(model, *made, image, label, chunk, devices)
 

@@ -1,12 +1,15 @@
-"""The same training steps in PyTorch, in four forms.
+"""The same training steps in PyTorch, in several forms.
 
 `channels_last`, `eager` (contiguous) and `compiled` (channels_last, `torch.compile`)
 take the gradient by the images alone; `usual` is `eager` with the attack written as the
 papers' released code has it: `loss.backward()`, which makes the gradients of all
-weights too. Plain SGD in all.
+weights too. For GPUs the same in other arithmetic: `tf32`, and `bf16` under autocast
+(channels_last; `usual_bf16` contiguous). Plain SGD in all.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -75,6 +78,38 @@ def resnet(stages: tuple[int, ...], width: int) -> nn.Module:
     return nn.Sequential(*layers)
 
 
+class WideBlock(nn.Module):
+    """The pre-activation residual block."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        changes = stride != 1 or inputs != outputs
+        self.shortcut = (
+            nn.Conv2d(inputs, outputs, 1, stride, bias=False) if changes else None
+        )
+
+    def forward(self, x):
+        h = F.relu(self.bn1(x))
+        y = self.conv2(F.relu(self.bn2(self.conv1(h))))
+        return y + (x if self.shortcut is None else self.shortcut(h))
+
+
+def wide_resnet(depth: int, width: int) -> nn.Module:
+    """The network of `jaxrobust.models.wide_resnet`."""
+    layers, inputs = [Normalise(), nn.Conv2d(3, 16, 3, 1, 1, bias=False)], 16
+    for i in range(3):
+        for j in range((depth - 4) // 6):
+            outputs = 16 * width * 2**i
+            layers.append(WideBlock(inputs, outputs, 2 if i > 0 and j == 0 else 1))
+            inputs = outputs
+    layers += [nn.BatchNorm2d(inputs), nn.ReLU(), nn.AdaptiveAvgPool2d(1)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(inputs, 10))
+
+
 def convnet(width: int, depth: int) -> nn.Module:
     """The ConvNet of `jaxrobust.models.convnet`; GroupNorm(C, C) is its usual form."""
     layers, inputs = [Normalise()], 3
@@ -90,10 +125,32 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "resnet18": lambda: resnet((2, 2, 2, 2), 64),
     "resnet20": lambda: resnet((3, 3, 3), 16),
     "convnet": lambda: convnet(128, 3),
+    "tiny": lambda: convnet(8, 2),
+    "wrn28_10": lambda: wide_resnet(28, 10),
+    "wrn28_2": lambda: wide_resnet(28, 2),
 }
 
 
-FORMS = ("eager", "channels_last", "compiled", "usual")
+class Form(NamedTuple):
+    """How the step is written and computed."""
+
+    channels_last: bool
+    compiled: bool = False
+    wasteful: bool = False
+    half: bool = False
+    tf32: bool = False
+
+
+FORMS = {
+    "eager": Form(False),
+    "channels_last": Form(True),
+    "compiled": Form(True, compiled=True),
+    "usual": Form(False, wasteful=True),
+    "tf32": Form(True, tf32=True),
+    "bf16": Form(True, half=True, tf32=True),
+    "compiled_bf16": Form(True, compiled=True, half=True, tf32=True),
+    "usual_bf16": Form(False, wasteful=True, half=True, tf32=True),
+}
 
 
 def make_runner(
@@ -105,25 +162,30 @@ def make_runner(
     form: str = "channels_last",
     method: str = "pgd_at",
 ) -> Callable[[], float]:
-    """A function that trains `chunk` steps on one batch u8[B,H,W,C]."""
+    """A function that trains `chunk` steps on one batch u8[B,H,W,C], on a GPU if there
+    is one."""
     torch.set_num_threads(threads)
-    last = form in ("channels_last", "compiled")
-    layout = torch.channels_last if last else torch.contiguous_format
-    net = NETS[name]().to(memory_format=layout).train()
+    how, device = FORMS[form], "cuda" if torch.cuda.is_available() else "cpu"
+    layout = torch.channels_last if how.channels_last else torch.contiguous_format
+    net = NETS[name]().to(device, memory_format=layout).train()
     optimiser = torch.optim.SGD(
         net.parameters(), LEARNING_RATE, MOMENTUM, 0.0, WEIGHT_DECAY, nesterov=True
     )
-    run_net = torch.compile(net) if form == "compiled" else net
-    pixels = torch.from_numpy(image).permute(0, 3, 1, 2)
-    target = torch.from_numpy(label).long()
+    run_net = torch.compile(net) if how.compiled else net
+    pixels = torch.from_numpy(image).permute(0, 3, 1, 2).to(device)
+    target = torch.from_numpy(label).long().to(device)
     attack, objective = METHODS[method]
 
     def run() -> float:
+        torch.backends.cuda.matmul.allow_tf32 = how.tf32
+        torch.backends.cudnn.allow_tf32 = how.tf32
+        half = torch.autocast(device, torch.bfloat16) if how.half else nullcontext()
         for _ in range(chunk):
             x = pixels.float().div(255).contiguous(memory_format=layout)
-            adv = attack(run_net, x, target, wasteful=form == "usual")
-            optimiser.zero_grad(set_to_none=True)
-            loss = objective(run_net, x, adv, target)
+            with half:
+                adv = attack(run_net, x, target, wasteful=how.wasteful)
+                optimiser.zero_grad(set_to_none=True)
+                loss = objective(run_net, x, adv, target)
             loss.backward()
             optimiser.step()
         return loss.item()

@@ -93,7 +93,7 @@ def matrix_product() -> Callable[[], object]:
 def compare(name: str, peers: list[str], rounds: int, chunk: int, clock: str) -> Row:
     """Time one row, such as "trades:resnet20"."""
     # Imported late: both count the cores that this process may use.
-    from tests.bench import flops, step_jax, step_torch
+    from tests.bench import nominal, step_jax, step_torch
 
     method, net = name.split(":")
     data, threads = batch(BATCH[net]), len(os.sched_getaffinity(0))
@@ -107,7 +107,7 @@ def compare(name: str, peers: list[str], rounds: int, chunk: int, clock: str) ->
     runs = {"ours": ours, **theirs, "product": matrix_product()}
     seconds = in_turn(runs, rounds, CLOCKS[clock])
     plain = step_jax.make_model(net, "xla")
-    forward = flops.forward_flops(plain, data[0].shape)
+    forward = nominal.forward_flops(plain, data[0].shape)
     least = step_jax.make_method(method).passes * forward
     rate = 2 * SIDE**3 / min(seconds["product"])
     taken = statistics.median(seconds["ours"]) / chunk
