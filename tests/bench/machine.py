@@ -1,4 +1,4 @@
-"""What a table was measured on, and the rate that its floors go by."""
+"""What a table was measured on, and the product that its floors go by."""
 
 import importlib.metadata
 import os
@@ -6,13 +6,16 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable
-from functools import cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
-PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "torchvision")
+from jaxrobust import sharding
+
+PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "pyautoattack")
+PACKAGES += ("apricot-select", "submodlib-py")
 GPU_FACTS = "name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,power.draw"
 
 
@@ -33,23 +36,23 @@ def facts() -> dict[str, object]:
     }
 
 
-def matrix_product(dtype: str, side: int) -> Callable[[], object]:
-    """A product of two square matrices, of 2 side^3 operations."""
-    a = np.random.default_rng(0).normal(size=(side, side)).astype(np.float32)
-    product, given = jax.jit(lambda x: x @ x), jnp.asarray(a, dtype)
-    return lambda: jax.block_until_ready(product(given))
-
-
-@cache
-def rate(dtype: str, side: int, tries: int = 5) -> float:
-    """Operations a second of the fastest of a few such products."""
-    run, seconds = matrix_product(dtype, side), []
-    run()
-    for _ in range(tries):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return 2 * side**3 / min(seconds)
+def matrix_product(dtype: str, side: int) -> tuple[Callable[[], object], int]:
+    """(a product of two square matrices on every device, its operations)."""
+    mesh = sharding.make_mesh(0)
+    count = mesh.devices.size
+    a = np.random.default_rng(0).normal(size=(count, side, side)).astype(np.float32)
+    split = NamedSharding(mesh, PartitionSpec(sharding.AXIS))
+    given = jax.device_put(jnp.asarray(a, dtype), split)
+    one = lambda x: x[0] @ x[0]
+    product = jax.jit(
+        jax.shard_map(
+            lambda x: one(x)[None],
+            mesh=mesh,
+            in_specs=PartitionSpec(sharding.AXIS),
+            out_specs=PartitionSpec(sharding.AXIS),
+        )
+    )
+    return lambda: jax.block_until_ready(product(given)), 2 * count * side**3
 
 
 def _processor() -> str:

@@ -1,121 +1,154 @@
 """Which rows the one command times, in which sizes, on which kind of machine."""
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+WASTEFUL = {"usual", "usual_bf16", "all rows"}
+"""Peers that compute what nobody needs: to be as fast as they are is the least."""
+RESNET = 0.65
+"""The goal on a CPU against PyTorch on networks with BatchNorm."""
+
+
+class Row(NamedTuple):
+    """What is timed, of which network, against which peers; what holds it, as a profile
+    showed; the ratio that is asked for against peers that waste nothing."""
+
+    kind: str
+    net: str
+    peers: tuple[str, ...] = ()
+    held: str = ""
+    goal: float = 1.0
+    precision: str = "fp32"
+
+    @property
+    def name(self) -> str:
+        """As the command line has it."""
+        return f"{self.kind}:{self.net}" + f":{self.precision}" * (
+            self.precision != "fp32"
+        )
+
+    def goal_against(self, peer: str) -> float:
+        """The least median ratio."""
+        return max(1.0, self.goal) if peer in WASTEFUL else self.goal
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`dtype` of our convolutions; `batch` of each network; `forms` of PyTorch for the
-    rows that have some, by the row or else by "". `side` of the matrix product that
-    floors go by. `attack_steps` of the attack that scores; `pool`, `aa_images`,
-    `certify_images`, `n` and `samples` are the sizes of the rows without a batch."""
+    """The rows and the sizes of each kind: `batch` of a network; so many `rounds` of
+    `chunk` steps; `side` of the matrix product that floors go by; `pool` images to
+    score, `aa_images` to attack by `aa_version` within `aa_eps`, `certify_images` with
+    `n` draws each, `samples` images by `denoiser`; `attack_steps` of PGD while
+    scoring."""
 
-    rows: tuple[str, ...]
-    dtype: str
+    rows: tuple[Row, ...]
     batch: dict[str, int]
-    forms: dict[str, tuple[str, ...]]
     rounds: int
     chunk: int
     side: int
     pool: int
     aa_images: int
     aa_version: str
+    aa_eps: float
     certify_images: int
     n: int
     samples: int
     denoiser: dict
-    points: int
     attack_steps: int = 10
+    clock: str = "wall"
+
+    def once(self) -> "Plan":
+        """For what takes too long for rounds."""
+        return replace(self, rounds=1)
 
 
+FORMS = ("channels_last", "eager", "compiled", "usual")
+FEW = ("channels_last", "usual")
 UNET = {"name": "unet", "widths": (64, 128, 128), "num_blocks": 1, "attention": (2,)}
 CPU = Plan(
     rows=(
-        "pgd_at:resnet20",
-        "pgd_at:convnet",
-        "trades:resnet20",
-        "nfgsm:resnet20",
-        "nfgsm:convnet",
-        "scoring:resnet20",
-        "selection:resnet20",
-        "coreset:points",
-        "autoattack:convnet",
-        "certify:convnet",
-        "sampling:denoiser",
-        "pgd_at:resnet18",
+        Row("pgd_at", "resnet20", FORMS, goal=RESNET),
+        Row("pgd_at", "convnet", FORMS),
+        Row("trades", "resnet20", FORMS, goal=RESNET),
+        Row("nfgsm", "resnet20", FORMS, goal=RESNET),
+        Row("nfgsm", "convnet", FORMS),
+        Row("scoring", "resnet20", FEW, goal=RESNET),
+        Row("selection", "resnet20", ("all rows", *FEW)),
+        Row("craig", "points", ("apricot", "submodlib")),
+        Row("gradmatch", "points", ("numpy",)),
+        Row("autoattack", "convnet32", ("pyautoattack",)),
+        Row("certify", "convnet32", ("published loop",)),
+        Row("sampling", "unet"),
+        Row("pgd_at", "resnet18", FORMS, goal=RESNET),
+        Row("pgd_at", "wrn28_2", FEW, goal=RESNET),
     ),
-    dtype="float32",
-    batch={"resnet18": 32, "resnet20": 64, "convnet": 64, "wrn28_2": 32, "wrn28_10": 8},
-    forms={"": ("channels_last", "eager", "usual"), "pgd_at:resnet18": ("eager",)},
+    batch={"resnet18": 32, "resnet20": 64, "convnet": 64, "wrn28_2": 16}
+    | {"convnet32": 50},
     rounds=3,
     chunk=1,
     side=1024,
     pool=256,
-    aa_images=20,
-    aa_version="lite",
+    aa_images=50,
+    aa_version="standard",
+    aa_eps=0.5 / 255,
     certify_images=10,
-    n=400,
+    n=1_000,
     samples=16,
-    denoiser={**UNET, "widths": (32, 64)} | {"attention": ()},
-    points=2_000,
+    denoiser={**UNET, "widths": (32, 64), "attention": ()},
 )
+BF16 = ("bf16", "compiled_bf16", "usual_bf16")
 GPU = replace(
     CPU,
     rows=(
-        "pgd_at:resnet18",
-        "nfgsm:resnet18",
-        "trades:resnet18",
-        "pgd_at:wrn28_10",
-        "pgd_at:convnet",
-        "scoring:resnet18",
-        "selection:resnet18",
-        "coreset:points",
-        "autoattack:resnet18",
-        "certify:resnet18",
-        "sampling:denoiser",
+        Row("pgd_at", "resnet18", BF16, precision="bf16"),
+        Row("pgd_at", "wrn28_10", ("bf16",), precision="bf16"),
+        Row("trades", "resnet18", ("bf16", "usual_bf16"), precision="bf16"),
+        Row("nfgsm", "resnet18", ("bf16", "usual_bf16"), precision="bf16"),
+        Row("scoring", "resnet18", ("bf16", "usual_bf16"), precision="bf16"),
+        Row("selection", "resnet18", ("all rows", "bf16"), precision="bf16"),
+        Row("autoattack", "resnet18", ("pyautoattack",), precision="tf32"),
+        Row("certify", "resnet18", ("published loop",), precision="tf32"),
+        Row("craig", "points", ("apricot", "submodlib")),
+        Row("sampling", "unet", precision="bf16"),
+        Row("pgd_at", "resnet18", ("tf32",), precision="tf32"),
+        Row("pgd_at", "resnet18", ("channels_last", "eager")),
+        Row("pgd_at", "convnet", ("bf16", "usual_bf16"), precision="bf16"),
+        Row("pgd_at", "resnet20", ("bf16", "usual_bf16"), precision="bf16"),
     ),
-    dtype="bfloat16",
-    batch={"resnet18": 512, "resnet20": 1024, "convnet": 1024, "wrn28_10": 128}
-    | {"wrn28_2": 512},
-    forms={
-        "": ("bf16", "compiled_bf16"),
-        "pgd_at:resnet18": ("bf16", "compiled_bf16", "tf32", "eager", "usual_bf16"),
-        "pgd_at:wrn28_10": ("bf16",),
-    },
-    rounds=5,
+    batch={"resnet18": 512, "resnet20": 1024, "convnet": 1024, "wrn28_10": 128},
     chunk=5,
     side=8192,
     pool=10_240,
-    aa_images=512,
-    aa_version="standard",
-    certify_images=64,
+    aa_images=256,
+    certify_images=8,
     n=10_000,
     samples=512,
-    denoiser=UNET | {"widths": (128, 256, 256), "dtype": "bfloat16"},
-    points=5_000,
+    denoiser={**UNET, "widths": (128, 256, 256), "dtype": "bfloat16"},
 )
+TINY = {"wrn28_10": "tiny", "resnet18": "tiny", "resnet20": "tiny", "convnet": "tiny"}
+TINY |= {"wrn28_2": "tiny", "convnet32": "tiny"}
 
 
 def shrunk(plan: Plan) -> Plan:
-    """The same rows and forms at a size where only the plumbing shows."""
-    own = lambda names: tuple(dict.fromkeys(name.split(":")[0] for name in names))
-    nets = {"coreset": "points", "sampling": "denoiser"}
-    forms = tuple(name for name in plan.forms[""] if "compiled" not in name)
+    """The same rows and peers, but for what is compiled, at a size where only the
+    plumbing shows."""
+    rows = {}
+    for row in plan.rows:
+        peers = tuple(peer for peer in row.peers if "compiled" not in peer)
+        row = row._replace(net=TINY.get(row.net, row.net), peers=peers)
+        rows.setdefault(row.name, row)
     return replace(
         plan,
-        rows=tuple(f"{kind}:{nets.get(kind, 'tiny')}" for kind in own(plan.rows)),
+        rows=tuple(rows.values()),
         batch={"tiny": 4},
-        forms={"": forms},
         rounds=1,
         chunk=1,
         side=64,
-        pool=10,
+        pool=8,
         aa_images=4,
         aa_version="lite",
         certify_images=2,
         n=20,
         samples=2,
         denoiser={"name": "mlp", "width": 8, "num_blocks": 1},
-        points=100,
         attack_steps=1,
     )

@@ -30,6 +30,7 @@ LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 5e-4
 NETS = {
     "wrn28_10": ("wide_resnet", {"depth": 28, "width": 10}),
     "wrn28_2": ("wide_resnet", {"depth": 28, "width": 2}),
+    "convnet32": ("convnet", {"widths": (32, 32, 32)}),
     "tiny": ("convnet", {"widths": (8, 8)}),
 }
 """Networks of the comparison with options of their own."""
