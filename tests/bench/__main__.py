@@ -40,7 +40,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     if args.clock == "cpu":
         os.sched_setaffinity(0, [max(os.sched_getaffinity(0))])
-    split_cpu(args.cpu_devices)
+    devices = args.cpu_devices
+    # More than 2 have not been measured, and batches must divide.
+    split_cpu(min(2, len(os.sched_getaffinity(0))) if devices < 0 else devices)
     from tests.bench import found, machine  # they count cores and devices
 
     plan = choose(args)
@@ -134,7 +136,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=MINUTES)
     parser.add_argument("--rounds", type=int, default=0)
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
-    parser.add_argument("--cpu_devices", type=int, default=0, help="0: one in all")
+    parser.add_argument(
+        "--cpu_devices", type=int, default=-1, help="0: one in all; 2 by default"
+    )
     parser.add_argument("--plan", choices=("cpu", "gpu"))
     parser.add_argument("--rehearse", action="store_true")
     return parser.parse_args(argv)

@@ -85,7 +85,7 @@ CPU = Plan(
     | {"convnet32": 50},
     rounds=3,
     chunk=1,
-    side=1024,
+    side=2048,
     pool=256,
     aa_images=50,
     aa_version="standard",
