@@ -3,6 +3,7 @@
     python -m tests.bench                               # docs/performance.md
     python -m tests.bench --rows pgd_at:resnet20,craig:points --peers channels_last
     python -m tests.bench --out bench.json --resume     # goes on where it was cut off
+    python -m tests.bench --out bench.json --into docs/performance.md
     python -m tests.bench --clock cpu                   # on a shared machine
 
 On a CPU in float32, on a GPU mostly in bfloat16 with larger batches, WRN-28-10 and the
@@ -31,6 +32,7 @@ from tests.bench.plan import CPU, GPU, Plan, Row, shrunk
 from tests.bench.timing import CLOCKS
 
 MINUTES = 12.0
+MARK = "<!-- written by python -m tests.bench --into -->"
 PRECISIONS = {"fp32": "highest", "tf32": "tensorfloat32", "bf16": "default"}
 
 
@@ -56,6 +58,8 @@ def main(argv: list[str] | None = None) -> int:
         write(args.out, {"facts": facts, "rows": rows, "missed": missed})
     print(f"\n{found.where(before)}\n\n{found.HEAD}")
     print("\n".join(lines))
+    if args.into:
+        insert(Path(args.into), found.where(before), [found.HEAD, *lines])
     for fault in missed:
         print(f"missed: {fault}")
     return int(bool(missed))
@@ -126,12 +130,19 @@ def write(out: str, content: dict) -> None:
         part.replace(out)
 
 
+def insert(page: Path, where: str, table: list[str]) -> None:
+    """Replace what a page has after `MARK` by the table."""
+    kept = page.read_text().partition(MARK)[0]
+    page.write_text(f"{kept}{MARK}\n\n{where}:\n\n" + "\n".join(table) + "\n")
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench")
     parser.add_argument("--rows", default="", help="some, a,b; all by default")
     parser.add_argument("--peers", help="some, a,b; all by default, '' for none")
     parser.add_argument("--out", default="", help="a JSON file, written row by row")
+    parser.add_argument("--into", default="", help="a page whose table is replaced")
     parser.add_argument("--resume", action="store_true", help="keep the rows in --out")
     parser.add_argument("--minutes", type=float, default=MINUTES)
     parser.add_argument("--rounds", type=int, default=0)

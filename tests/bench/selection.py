@@ -65,7 +65,7 @@ def runner(
     given = {"threat": threat, "split": split}
     select = registry.build("selector", SELECTORS, spec, **given)
     attack = step_jax.make_attack()
-    options = step_jax.plain_options()
+    options = step_jax.plain_options(jax.device_count())
     step = make_train_step(model, tx, pgd_at("adv"), attack, select, *options)
     given = (image, label, chunk, jax.device_count())
     return step_jax.runner(model, step, tx, *given)

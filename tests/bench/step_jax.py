@@ -94,10 +94,11 @@ def make_step(model, num_steps: int = NUM_STEPS, method: str = "pgd_at"):
     ), tx
 
 
-def plain_options():
+def plain_options(devices: int = 1):
     """(augment, options): neither augmentation nor averaging nor perturbed weights."""
+    mesh = sharding.make_mesh(devices)
     augment = make_augment(0, False, 0.0, 0.0, "all", 10, 0)
-    return augment, StepOptions("batch", 0.0, 0.0, 0, "batch")
+    return augment, StepOptions("batch", 0.0, 0.0, 0, "batch", mesh=mesh)
 
 
 def make_runner(
