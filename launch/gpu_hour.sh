@@ -91,7 +91,7 @@ run train 1500 "adversarial.py:$variant" "${small[@]}" --config.compare="('pgd_a
 run hybrid 1800 "hybrid.py:$variant" "${small[@]}" "${hybrid[@]}" --config.reconstruct.compare="('pgd_at',)"
 for name in train hybrid; do
   evaluation=evaluate.py suite=(--config.suite=autoattack)
-  if [[ -n ${SMOKE:-} ]]; then evaluation+=:smoke suite=(); fi
+  if [[ -n ${SMOKE:-} ]]; then evaluation+=:smoke suite=("--config.networks=('pgd_at / original',)"); fi
   if [[ -e $work/$name/card.json ]]; then
     run "$name-autoattack" 900 "$evaluation" "--config.checkpoint=$work/$name" "${suite[@]}" "${attacked[@]}"
   fi

@@ -74,7 +74,8 @@ def measured(plan: Plan, seconds: float, kept: list[dict]):
     done = {facts["row"]: Found.of(facts) for facts in kept}
     for number, row in enumerate(plan.rows, 1):
         spent = time.monotonic() - start
-        if found := done.get(row.name):
+        if row.name in done:
+            found = replace(done[row.name], held=row.held)
             yield found.line(), found.missed(), None
             continue
         if spent > seconds:
