@@ -76,6 +76,15 @@ def split(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
+def split_rows(tree: T, mesh: Mesh | None) -> T:
+    """Inside jit: as `split_batch`, for rows that were gathered out of a batch, which
+    would be copied to every device. Rows that do not divide evenly are left to the
+    compiler, and all are without a mesh."""
+    if mesh is None or len(jax.tree.leaves(tree)[0]) % mesh.devices.size:
+        return tree
+    return split_batch(tree, mesh)
+
+
 def constrain(tree: T, layout: Any) -> T:
     """Inside jit: lay every leaf out as the tree `layout` says."""
     return jax.tree.map(jax.lax.with_sharding_constraint, tree, layout)

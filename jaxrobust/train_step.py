@@ -39,7 +39,8 @@ class StepOptions:
     "global": what a loss weight is relative to (`metrics.MEANS`).
     `adaptive_epoch_steps`: the length of an epoch where the share of selected rows
     adapts to accuracy. `accumulate`: a step takes the batch in so many slices, attack
-    and gradient one slice at a time."""
+    and gradient one slice at a time. `mesh`: devices that share the rows which a
+    selector chose, None leaves them to the compiler."""
 
     attack_bn: str
     ema_decay: float
@@ -48,6 +49,7 @@ class StepOptions:
     weight_norm: str
     adaptive_epoch_steps: int = 0
     accumulate: int = 1
+    mesh: Mesh | None = None
 
 
 def make_train_step(
@@ -62,6 +64,7 @@ def make_train_step(
     """(state, batch, base_key) -> (state, metrics); nothing here depends on the
     method."""
     craft = make_craft(objective, attack, options.accumulate)
+    craft = craft._replace(mesh=options.mesh)
     mean = registry.lookup("weight_norm", metrics.MEANS, options.weight_norm)
 
     def step(state: TrainState, batch: Batch, base_key: Array):

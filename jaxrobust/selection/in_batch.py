@@ -11,18 +11,20 @@ share p of the rows, chosen with one forward pass
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.sharding import Mesh
 
-from jaxrobust import losses, metrics, rng, tree
+from jaxrobust import losses, metrics, rng, sharding, tree
 from jaxrobust.errors import UserError, unknown_name
 from jaxrobust.rng import StepKeys
 from jaxrobust.threat import ThreatModel
 from jaxrobust.types import Attack, Batch, LogitsFn
 
+T = TypeVar("T")
 ORDERS = ("hard", "easy", "random")
 LOOKS = ("clean", "start")
 ERRORS = {
@@ -41,11 +43,17 @@ class Chosen(NamedTuple):
 
 class Craft(NamedTuple):
     """How the step attacks: `attack` is None where the objective has none, `target` as
-    in `Objective`; so many `slices` of the batch one after another."""
+    in `Objective`; so many `slices` of the batch one after another. `mesh`: devices
+    that share the chosen rows, None leaves them to the compiler."""
 
     attack: Attack | None
     target: Callable[[LogitsFn, Batch], Array]
     slices: int = 1
+    mesh: Mesh | None = None
+
+    def lay_out(self, rows: T) -> T:
+        """Chosen rows, shared by the devices."""
+        return sharding.split_rows(rows, self.mesh)
 
     def __call__(self, keys: StepKeys, logits_fn: LogitsFn, batch: Batch) -> Array:
         """x_adv f32[B,H,W,C] of the whole batch."""
@@ -100,6 +108,7 @@ def union(keep: float, error: str, order: str, count_minimum: bool) -> Select:
         x_adv, count = craft(keys, logits_fn, batch), len(batch.image)
         both = jax.tree.map(lambda x: jnp.concatenate([x, x]), batch)
         both = both._replace(image=jnp.concatenate([batch.image, x_adv]))
+        both = craft.lay_out(both)
         with jax.named_scope("score"):
             logits = logits_fn(both.image)
             errors = ERRORS[error](logits, both.target)
@@ -118,7 +127,7 @@ def union(keep: float, error: str, order: str, count_minimum: bool) -> Select:
             minimal = right & (metrics.correct(logits[count:], batch.label) == 0)
             chosen = adversarial & minimal[rows % count]
             facts["chosen_minimum"] = jnp.sum(chosen).astype(jnp.float32)
-        chosen = take(both, rows)
+        chosen = craft.lay_out(take(both, rows))
         return Chosen(chosen, chosen.image, facts)
 
     return select
@@ -138,7 +147,7 @@ def before_attack(threat: ThreatModel, keep: float, look: str, order: str) -> Se
         with jax.named_scope("score"):
             error = losses.cross_entropy(logits_fn(x), batch.target)
         rows = _top(error, keep, order, keys.select)
-        chosen = take(batch, rows)
+        chosen = craft.lay_out(take(batch, rows))
         return Chosen(chosen, craft(keys, logits_fn, chosen), _share(rows, batch))
 
     return select
@@ -167,7 +176,8 @@ def during_attack(
             row_keys = rng.per_example(keys.attack, batch.index)
             x, error = begin(row_keys, logits_fn, batch.image, target)
         rows = _top(error, keep, order, keys.select)
-        chosen, x, target = take(batch, rows), x[rows], target[rows]
+        parts = take(batch, rows), x[rows], target[rows]
+        chosen, x, target = craft.lay_out(parts)
         with jax.named_scope("attack"):
             x_adv = finish(logits_fn, chosen.image, target, x)
         return Chosen(chosen, x_adv, _share(rows, batch))
@@ -184,7 +194,8 @@ def after_attack(keep: float, order: str) -> Select:
         with jax.named_scope("score"):
             error = losses.cross_entropy(logits_fn(x_adv), batch.target)
         rows = _top(error, keep, order, keys.select)
-        return Chosen(take(batch, rows), x_adv[rows], _share(rows, batch))
+        chosen, x_adv = craft.lay_out((take(batch, rows), x_adv[rows]))
+        return Chosen(chosen, x_adv, _share(rows, batch))
 
     return select
 

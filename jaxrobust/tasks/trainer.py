@@ -213,7 +213,7 @@ class Trainer:
             # Of an adaptive method any size: all of its rows are attacked.
             select = next(iter(method.selection.selects.values()))
             slices = self.setup.config["train"]["accumulate"]
-            craft = method.craft._replace(slices=slices)
+            craft = method.craft._replace(slices=slices, mesh=self.setup.mesh)
 
             @jax.jit
             def run(logits_fn: LogitsFn, batch: Batch) -> Array:
@@ -242,6 +242,7 @@ class Trainer:
                 weight_norm=train["weight_norm"],
                 adaptive_epoch_steps=adapts,
                 accumulate=train["accumulate"],
+                mesh=setup.mesh,
             )
             steps = {
                 size: make_train_step(

@@ -12,24 +12,19 @@ Square, each for the images that enter it. A backward pass counts as one forward
 """
 
 import argparse
-import importlib.util
-import tempfile
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
-import torch
 
 from configs import evaluate
 from jaxrobust.evaluators import autoattack
-from jaxrobust.interop import export_torch
 from jaxrobust.sharding import make_mesh, split_cpu
 from jaxrobust.tasks.networks import open_source
 from jaxrobust.tree import plain
+from tests.bench import peers
 
 PER_IMAGE = {"apgd-ce": 203, "apgd-t": 1828, "fab-t": 2728, "square": 5003}
-THEIR_NORM = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 
 
 def load(args):
@@ -44,31 +39,6 @@ def load(args):
     return network, image, test.label[: args.images], source.threat
 
 
-def torch_twin(network):
-    """The same network as a PyTorch module, from its exported files."""
-    with tempfile.TemporaryDirectory() as folder:
-        export_torch(network.model, network.variables, folder)
-        path = Path(folder) / "network.py"
-        spec = importlib.util.spec_from_file_location("network", path)
-        assert spec and spec.loader
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module.load()
-
-
-class Counted(torch.nn.Module):
-    """Counts the rows that pass, forwards and (where a gradient is asked) backwards."""
-
-    def __init__(self, net):
-        super().__init__()
-        self.net, self.forwards, self.backwards = net, 0, 0
-
-    def forward(self, x):
-        self.forwards += len(x)
-        self.backwards += len(x) * bool(x.requires_grad)
-        return self.net(x)
-
-
 def ours(network, image, label, threat, batch):
     """(seconds, robust bool[N], passes, {component: robust after it})."""
     start = time.perf_counter()
@@ -79,25 +49,6 @@ def ours(network, image, label, threat, batch):
     seconds = time.perf_counter() - start
     passes = found.cost.forwards + found.cost.backwards
     return seconds, found.robust, passes, found
-
-
-def theirs(net, image, label, threat, batch):
-    """(seconds, robust bool[N], passes)."""
-    from pyautoattack import AutoAttack
-
-    counted = Counted(net)
-    x = torch.from_numpy(image).permute(0, 3, 1, 2).contiguous()
-    y = torch.from_numpy(label).long()
-    norm, eps = THEIR_NORM[threat.norm], float(threat.eps)
-    attack = AutoAttack(counted, norm=norm, eps=eps, version="standard", device="cpu")
-    attack.seed = 0
-    start = time.perf_counter()
-    x_adv = attack.run_standard_evaluation(x, y, batch_size=batch)
-    seconds = time.perf_counter() - start
-    x_adv = x_adv[0] if isinstance(x_adv, tuple) else x_adv
-    with torch.no_grad():
-        robust = (net(x_adv).argmax(1) == y).numpy()
-    return seconds, robust, counted.forwards + counted.backwards
 
 
 def cost_model(found) -> float:
@@ -123,8 +74,10 @@ def main() -> None:
     split_cpu(args.cpu_devices)
     network, image, label, threat = load(args)
     seconds, robust, passes, found = ours(network, image, label, threat, args.batch)
-    net = torch_twin(network)
-    slower, expected, rows = theirs(net, image, label, threat, args.batch)
+    net = peers.torch_twin(network.model, network.variables)
+    slower, expected, rows = peers.autoattack(
+        net, image, label, threat.norm, float(threat.eps), args.batch
+    )
     print(f"{args.norm} eps {float(threat.eps):.4g}, {len(label)} images")
     print(
         f"jaxrobust     {seconds:7.1f} s  robust {robust.mean():.1%}  passes {passes}"

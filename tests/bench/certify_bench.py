@@ -19,7 +19,6 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
 
 from configs import smoothing as recipe
 from jaxrobust import rng, sharding
@@ -28,8 +27,7 @@ from jaxrobust.loader import padded_rows
 from jaxrobust.tasks.certify import NO_SUGGESTION, _as_source
 from jaxrobust.tasks.networks import open_source
 from jaxrobust.tree import plain
-from tests.bench import hlo_flops
-from tests.bench.autoattack_bench import torch_twin
+from tests.bench import hlo_flops, peers
 
 SIGMA, N0, ALPHA = 0.25, 100, 0.001
 THEIR_BATCH = 1000
@@ -51,29 +49,11 @@ def ours(network, image, index, args, mesh):
     return time.perf_counter() - start, np.concatenate(found)[real.reshape(-1)]
 
 
-@torch.no_grad()
-def draw(net, x, num, num_classes):
-    """The published loop: counts i64[K] of `num` noisy copies of one image."""
-    counts = np.zeros(num_classes, int)
-    while num > 0:
-        size = min(THEIR_BATCH, num)
-        num -= size
-        batch = x.repeat((size, 1, 1, 1))
-        noise = torch.randn_like(batch) * SIGMA
-        named = net(batch + noise).argmax(1)
-        for one in named.numpy():
-            counts[one] += 1
-    return counts
-
-
 def theirs(net, image, index, n, num_classes):
     """(seconds, counts i64[N] of the class that was selected)."""
-    x = torch.from_numpy(np.asarray(image)).permute(0, 3, 1, 2).contiguous()
-    start, found = time.perf_counter(), []
-    for i in index:
-        top = draw(net, x[i], N0, num_classes).argmax()
-        found.append(draw(net, x[i], n, num_classes)[top])
-    return time.perf_counter() - start, np.array(found)
+    start = time.perf_counter()
+    found = peers.certify(net, image[index], SIGMA, N0, n, num_classes, THEIR_BATCH)
+    return time.perf_counter() - start, found
 
 
 def forward_seconds(network, image, size, mesh):
@@ -108,7 +88,10 @@ def main() -> None:
     source = open_source(_as_source(config), NO_SUGGESTION)
     network = source.load(*source.names[0])
     image = source.splits.test.image[: args.images].astype(np.float32) / 255
-    net, classes = torch_twin(network), source.splits.test.num_classes
+    net, classes = (
+        peers.torch_twin(network.model, network.variables),
+        source.splits.test.num_classes,
+    )
     logits_fn, few = network.logits_fn, np.arange(args.torch_images)
     ours(logits_fn, image, few, args, source.mesh)  # compiles
     theirs(net, image, few[:1], N0, classes)

@@ -35,8 +35,7 @@ from jaxrobust.selection.in_batch import all_rows
 from jaxrobust.train_step import make_train_step
 from tests.bench import step_jax
 from tests.bench.flops import compiled_step, forward_flops
-from tests.bench.timing import in_turn, ratios
-from tests.bench.train_step import batch as random_batch
+from tests.bench.timing import in_turn, random_batch, ratios
 
 COUNTED = (4, 32, 32, 3)
 

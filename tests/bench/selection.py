@@ -11,6 +11,7 @@ import argparse
 import statistics
 from functools import partial
 
+import jax
 import numpy as np
 
 from jaxrobust import losses, registry
@@ -20,8 +21,7 @@ from jaxrobust.selection.in_batch import SELECTORS, passes
 from jaxrobust.threat import make_threat
 from jaxrobust.train_step import make_train_step
 from tests.bench import step_jax
-from tests.bench.timing import in_turn, ratios
-from tests.bench.train_step import batch as random_batch
+from tests.bench.timing import in_turn, random_batch, ratios
 
 HALF = {"keep": 0.5, "order": "hard"}
 SPECS = {
@@ -48,9 +48,16 @@ SPECS = {
 }
 
 
-def runner(model_name: str, spec: dict, image: np.ndarray, label: np.ndarray):
-    """A function that trains one step and blocks."""
-    model = step_jax.make_model(model_name)
+def runner(
+    model_name: str,
+    spec: dict,
+    image: np.ndarray,
+    label: np.ndarray,
+    dtype: str = "float32",
+    chunk: int = 1,
+):
+    """A function that trains `chunk` steps and blocks."""
+    model = step_jax.make_model(model_name, dtype=dtype)
     _, tx = step_jax.make_step(model)
     threat = make_threat("linf", step_jax.EPS)
     pgd = (step_jax.STEP_SIZE, step_jax.NUM_STEPS, "uniform")
@@ -58,9 +65,10 @@ def runner(model_name: str, spec: dict, image: np.ndarray, label: np.ndarray):
     given = {"threat": threat, "split": split}
     select = registry.build("selector", SELECTORS, spec, **given)
     attack = step_jax.make_attack()
-    options = step_jax.plain_options()
+    options = step_jax.plain_options(jax.device_count())
     step = make_train_step(model, tx, pgd_at("adv"), attack, select, *options)
-    return step_jax.runner(model, step, tx, image, label, chunk=1)
+    given = (image, label, chunk, jax.device_count())
+    return step_jax.runner(model, step, tx, *given)
 
 
 def main() -> None:

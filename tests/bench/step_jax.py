@@ -27,9 +27,20 @@ NUM_STEPS, STEP_SIZE, EPS = 10, 2 / 255, 8 / 255
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 5e-4
 
 
+NETS = {
+    "wrn28_10": ("wide_resnet", {"depth": 28, "width": 10}),
+    "wrn28_2": ("wide_resnet", {"depth": 28, "width": 2}),
+    "convnet32": ("convnet", {"widths": (32, 32, 32)}),
+    "tiny": ("convnet", {"widths": (8, 8)}),
+}
+"""Networks of the comparison with options of their own."""
+
+
 def make_model(name: str, conv: str = "auto", **options):
     """The network of the comparison, 10 classes."""
-    return MODELS[name](num_classes=10, **STATISTICS, conv=conv, **options)
+    factory, own = NETS.get(name, (name, {}))
+    given = {**STATISTICS, "conv": conv, **own, **options}
+    return MODELS[factory](num_classes=10, **given)
 
 
 def make_attack(
@@ -83,10 +94,11 @@ def make_step(model, num_steps: int = NUM_STEPS, method: str = "pgd_at"):
     ), tx
 
 
-def plain_options():
+def plain_options(devices: int = 1):
     """(augment, options): neither augmentation nor averaging nor perturbed weights."""
+    mesh = sharding.make_mesh(devices)
     augment = make_augment(0, False, 0.0, 0.0, "all", 10, 0)
-    return augment, StepOptions("batch", 0.0, 0.0, 0, "batch")
+    return augment, StepOptions("batch", 0.0, 0.0, 0, "batch", mesh=mesh)
 
 
 def make_runner(
@@ -97,9 +109,10 @@ def make_runner(
     conv: str = "auto",
     method: str = "pgd_at",
     devices: int = 1,
+    dtype: str = "float32",
 ) -> Callable[[], float]:
     """As `runner`, of the step that is compared."""
-    model = make_model(name, conv)
+    model = make_model(name, conv, dtype=dtype)
     made = make_step(model, method=method)
     return runner(model, *made, image, label, chunk, devices)
 

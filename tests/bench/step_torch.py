@@ -1,12 +1,15 @@
-"""The same training steps in PyTorch, in four forms.
+"""The same training steps in PyTorch, in several forms.
 
 `channels_last`, `eager` (contiguous) and `compiled` (channels_last, `torch.compile`)
 take the gradient by the images alone; `usual` is `eager` with the attack written as the
 papers' released code has it: `loss.backward()`, which makes the gradients of all
-weights too. Plain SGD in all.
+weights too. For GPUs the same in other arithmetic: `tf32`, and `bf16` under autocast
+(channels_last; `usual_bf16` contiguous). Plain SGD in all.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,82 +21,50 @@ from tests.bench.step_jax import (
     LEARNING_RATE,
     MOMENTUM,
     NUM_STEPS,
-    STATISTICS,
     STEP_SIZE,
     WEIGHT_DECAY,
 )
+from tests.bench.torch_nets import NETS
 
 
-class Normalise(nn.Module):
-    """(x - mean) / std."""
+class Form(NamedTuple):
+    """How the step is written and computed."""
 
-    def __init__(self):
-        super().__init__()
-        for name, values in STATISTICS.items():
-            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1))
+    channels_last: bool
+    compiled: bool = False
+    wasteful: bool = False
+    half: bool = False
+    tf32: bool = False
 
-    def forward(self, x):
-        return (x - self.mean) / self.std
+    @property
+    def layout(self) -> torch.memory_format:
+        """Of images and weights."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
 
-
-class Block(nn.Module):
-    """The post-activation residual block."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int):
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.shortcut = nn.Identity()
-        if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False),
-                nn.BatchNorm2d(outputs),
-            )
-
-    def forward(self, x):
-        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        return F.relu(y + self.shortcut(x))
+    def precision(self, device: str) -> AbstractContextManager:
+        """Where the forward passes belong."""
+        torch.backends.cuda.matmul.allow_tf32 = self.tf32
+        torch.backends.cudnn.allow_tf32 = self.tf32
+        return torch.autocast(device, torch.bfloat16) if self.half else nullcontext()
 
 
-def resnet(stages: tuple[int, ...], width: int) -> nn.Module:
-    """The CIFAR ResNet of `jaxrobust.models.resnet`."""
-    layers = [
-        Normalise(),
-        nn.Conv2d(3, width, 3, 1, 1, bias=False),
-        nn.BatchNorm2d(width),
-        nn.ReLU(),
-    ]
-    inputs = width
-    for i, blocks in enumerate(stages):
-        for j in range(blocks):
-            outputs = width * 2**i
-            layers.append(Block(inputs, outputs, 2 if i > 0 and j == 0 else 1))
-            inputs = outputs
-    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, 10)]
-    return nn.Sequential(*layers)
-
-
-def convnet(width: int, depth: int) -> nn.Module:
-    """The ConvNet of `jaxrobust.models.convnet`; GroupNorm(C, C) is its usual form."""
-    layers, inputs = [Normalise()], 3
-    for _ in range(depth):
-        layers += [nn.Conv2d(inputs, width, 3, 1, 1), nn.GroupNorm(width, width)]
-        layers += [nn.ReLU(), nn.AvgPool2d(2)]
-        inputs = width
-    size = 32 // 2**depth
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * size * size, 10))
-
-
-NETS: dict[str, Callable[[], nn.Module]] = {
-    "resnet18": lambda: resnet((2, 2, 2, 2), 64),
-    "resnet20": lambda: resnet((3, 3, 3), 16),
-    "convnet": lambda: convnet(128, 3),
+FORMS = {
+    "eager": Form(False),
+    "channels_last": Form(True),
+    "compiled": Form(True, compiled=True),
+    "usual": Form(False, wasteful=True),
+    "tf32": Form(True, tf32=True),
+    "bf16": Form(True, half=True, tf32=True),
+    "compiled_bf16": Form(True, compiled=True, half=True, tf32=True),
+    "usual_bf16": Form(False, wasteful=True, half=True, tf32=True),
 }
 
 
-FORMS = ("eager", "channels_last", "compiled", "usual")
+def make_net(name: str, threads: int, form: str) -> tuple[nn.Module, Form, str]:
+    """(a fresh network, its form, its device: a GPU if there is one)."""
+    torch.set_num_threads(threads)
+    how, device = FORMS[form], "cuda" if torch.cuda.is_available() else "cpu"
+    return NETS[name]().to(device, memory_format=how.layout), how, device
 
 
 def make_runner(
@@ -104,31 +75,41 @@ def make_runner(
     threads: int,
     form: str = "channels_last",
     method: str = "pgd_at",
+    keep: float = 1.0,
 ) -> Callable[[], float]:
-    """A function that trains `chunk` steps on one batch u8[B,H,W,C]."""
-    torch.set_num_threads(threads)
-    last = form in ("channels_last", "compiled")
-    layout = torch.channels_last if last else torch.contiguous_format
-    net = NETS[name]().to(memory_format=layout).train()
+    """A function that trains `chunk` steps on one batch u8[B,H,W,C]; with `keep` below
+    1 on that share of the attacked images, those of largest loss."""
+    net, how, device = make_net(name, threads, form)
+    net.train()
     optimiser = torch.optim.SGD(
         net.parameters(), LEARNING_RATE, MOMENTUM, 0.0, WEIGHT_DECAY, nesterov=True
     )
-    run_net = torch.compile(net) if form == "compiled" else net
-    pixels = torch.from_numpy(image).permute(0, 3, 1, 2)
-    target = torch.from_numpy(label).long()
+    run_net = torch.compile(net) if how.compiled else net
+    pixels = torch.from_numpy(image).permute(0, 3, 1, 2).to(device)
+    target = torch.from_numpy(label).long().to(device)
     attack, objective = METHODS[method]
 
     def run() -> float:
         for _ in range(chunk):
-            x = pixels.float().div(255).contiguous(memory_format=layout)
-            adv = attack(run_net, x, target, wasteful=form == "usual")
-            optimiser.zero_grad(set_to_none=True)
-            loss = objective(run_net, x, adv, target)
+            x, y = pixels.float().div(255).contiguous(memory_format=how.layout), target
+            with how.precision(device):
+                adv = attack(run_net, x, y, wasteful=how.wasteful)
+                if keep < 1:
+                    rows = _hardest(run_net, adv, y, keep)
+                    x, adv, y = x[rows], adv[rows], y[rows]
+                optimiser.zero_grad(set_to_none=True)
+                loss = objective(run_net, x, adv, y)
             loss.backward()
             optimiser.step()
         return loss.item()
 
     return run
+
+
+@torch.no_grad()
+def _hardest(net, adv, target, keep: float):
+    loss = F.cross_entropy(net(adv), target, reduction="none")
+    return loss.topk(int(keep * len(loss))).indices
 
 
 def _slope(loss, adv, wasteful: bool):

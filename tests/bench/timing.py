@@ -3,6 +3,17 @@
 import time
 from collections.abc import Callable, Iterable, Mapping
 
+import numpy as np
+
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def random_batch(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random pixels u8[B,32,32,3] and labels i32[B]; speed does not depend on them."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (size, 32, 32, 3), np.uint8)
+    return image, rng.integers(0, 10, size).astype(np.int32)
+
 
 def alternated(names: Iterable[str], number: int) -> list[str]:
     """The order of round `number`: from the first to the last, then back again."""
@@ -14,9 +25,11 @@ def in_turn(
     runs: Mapping[str, Callable[[], object]],
     rounds: int,
     clock: Callable[[], float] = time.perf_counter,
+    warm: bool = False,
 ) -> dict[str, list[float]]:
-    """{name: seconds of each round}; every run was called once before, to compile."""
-    for warm_up in runs.values():
+    """{name: seconds of each round}; unless they are `warm`, every run is called once
+    before, to compile."""
+    for warm_up in () if warm else runs.values():
         warm_up()
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds):

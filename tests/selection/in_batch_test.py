@@ -7,14 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrobust import losses, registry, rng
+from jaxrobust import losses, registry, rng, sharding
 from jaxrobust.attacks import ATTACKS
 from jaxrobust.attacks.pgd import pgd_split
 from jaxrobust.errors import UserError
 from jaxrobust.selection import adaptive
 from jaxrobust.selection.in_batch import SELECTORS, Craft, kept_rows, passes
 from jaxrobust.threat import make_threat
-from tests.helpers import count_dots, linear_logits, make_batch, random_weight
+from tests.bench import hlo_flops
+from tests.helpers import (
+    count_dots,
+    linear_logits,
+    make_batch,
+    on_devices,
+    random_weight,
+)
 
 BATCH = make_batch(8)
 KEYS = rng.step_keys(jax.random.key(3), 0)
@@ -253,3 +260,27 @@ def test_an_attack_that_cannot_be_cut_is_refused():
     spec = {"name": "during_attack", **SPECS["during_attack"]}
     with pytest.raises(UserError, match="cannot be interrupted"):
         registry.build("selector", SELECTORS, spec, threat=THREAT, split=None)
+
+
+def share_of_two_devices():
+    """{selector: products of one of two devices / of one alone}, each a step's."""
+    found = {}
+    for name in SPECS:
+        counts = []
+        for devices in (1, 2):
+            mesh = sharding.make_mesh(devices)
+            craft = CRAFT._replace(mesh=mesh)
+
+            def chosen(batch, name=name, craft=craft, mesh=mesh):
+                batch = sharding.split_batch(batch, mesh)
+                return selector(name)(KEYS, LOGITS_FN, batch, craft).x_adv
+
+            text = jax.jit(chosen).lower(BATCH).compile().as_text()
+            counts.append(hlo_flops.parse(text).flops())
+        found[name] = counts[1] / counts[0]
+    return found
+
+
+def test_devices_share_the_attack_on_chosen_rows():
+    found = on_devices(2, share_of_two_devices)
+    assert set(found.values()) == {0.5}, found
