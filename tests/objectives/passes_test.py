@@ -9,16 +9,15 @@ import pytest
 from jaxrobust import losses, optim, registry
 from jaxrobust.attacks.pgd import pgd
 from jaxrobust.distill.relabel import student
-from jaxrobust.models.convnet import convnet
 from jaxrobust.objectives import OBJECTIVES
 from jaxrobust.selection.in_batch import all_rows
-from jaxrobust.state import create_state, init_variables
+from jaxrobust.state import create_state
 from jaxrobust.threat import make_threat
 from jaxrobust.train_step import StepOptions, make_train_step
 from jaxrobust.types import Batch
-from tests.bench import hlo_flops
+from tests.tiny_step import CLASSES, NET, SHAPE, VARIABLES, flops
 
-SHAPE, ROWS, CLASSES = (6, 6, 3), 4, 3
+ROWS = 4
 CURVATURE = {"curv_weight": 2.0, "curv_h": 0.3, "direction": "gradient"}
 RUNNING, BATCH = {"term_bn": "running"}, {"term_bn": "batch"}
 SPECS = {
@@ -40,23 +39,7 @@ CASES = [(name, spec) for name, specs in SPECS.items() for spec in specs]
 CASES.append(("curvature", SPECS["curvature"][0] | {"curv_weight": 0.0}))
 
 
-# An update takes no gradient by the image through the first layer: a small share here.
-NET = convnet(
-    CLASSES,
-    (0.5,) * 3,
-    (0.25,) * 3,
-    widths=(8, 32, 32),
-    norm="batch",
-    pool="none",
-    head="mean",
-    conv="xla",
-)
 IMAGE = jax.ShapeDtypeStruct((ROWS, *SHAPE), jnp.float32)
-VARIABLES = jax.eval_shape(lambda: init_variables(NET, SHAPE, jax.random.key(0)))
-
-
-def flops(function, *shapes):
-    return hlo_flops.parse(jax.jit(function).lower(*shapes).compile().as_text()).flops()
 
 
 def batch_of(image, soft):

@@ -16,11 +16,10 @@ pytest.importorskip("ml_collections", reason="recipes are ml_collections configs
 from configs import adversarial, coreset, data_selection, guard
 from jaxrobust import losses, optim, registry
 from jaxrobust.attacks.pgd import pgd
-from jaxrobust.models.convnet import convnet
 from jaxrobust.scores import SCORES
 from jaxrobust.selection import Frozen, ScoringPass, in_batch
 from jaxrobust.sharding import make_mesh
-from jaxrobust.state import bind, bind_features, create_state, init_variables
+from jaxrobust.state import bind, bind_features, create_state
 from jaxrobust.tasks.choices.gradients import GradientPass
 from jaxrobust.tasks.ranking import score_passes
 from jaxrobust.tasks.setup import build_method, build_setup
@@ -28,23 +27,11 @@ from jaxrobust.threat import make_threat
 from jaxrobust.train_step import StepOptions, make_train_step
 from jaxrobust.tree import plain
 from jaxrobust.types import Batch
-from tests.bench import hlo_flops
+from tests.tiny_step import CLASSES, NET, SHAPE, VARIABLES, flops
 
-SHAPE, ROWS, CLASSES = (6, 6, 3), 20, 3  # whole rows at every share of the recipes
+ROWS = 20  # whole rows at every share of the recipes
 THREAT = make_threat("linf", 0.1)
-# An update takes no gradient by the image through the first layer: a small share here.
-NET = convnet(
-    CLASSES,
-    (0.5,) * 3,
-    (0.25,) * 3,
-    widths=(8, 32, 32),
-    norm="batch",
-    pool="none",
-    head="mean",
-    conv="xla",
-)
 IMAGE = jax.ShapeDtypeStruct((ROWS, *SHAPE), jnp.float32)
-VARIABLES = jax.eval_shape(lambda: init_variables(NET, SHAPE, jax.random.key(0)))
 within = partial(pytest.approx, rel=0.05)
 
 
@@ -79,10 +66,6 @@ SPECS = {
     "clean_error": {},
 }
 SPECS |= {"input_gradient": {"on": "clean"}, "grand": {"on": "adversarial"}}
-
-
-def flops(function, *shapes):
-    return hlo_flops.parse(jax.jit(function).lower(*shapes).compile().as_text()).flops()
 
 
 @cache
