@@ -1,6 +1,7 @@
 """A traced run: shares of every phase in the report, whole chunks, no compilation."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 
 import jax
@@ -48,10 +49,16 @@ def test_the_shares_of_all_phases_and_the_host_sum_to_one(summary):
     assert summary["busy"] == pytest.approx(1 - shares["host"])
 
 
-def test_most_device_time_has_a_name(summary):
-    """A scope that is misspelt, or lost by the compiler, would show as "other"."""
-    assert summary["shares"]["other"] < 0.5 * summary["busy"]
-    assert summary["shares"]["attack"] > summary["shares"]["score"]
+def test_most_operations_have_a_name(summary):
+    """A scope that is misspelt, or lost by the compiler, would show as "other".
+
+    Counted, not timed: on a busy machine one operation may take half of such a trace.
+    """
+    calls = Counter()
+    for row in summary["operations"]:
+        calls[row["phase"]] += row["calls"]
+    assert calls["other"] < 0.5 * sum(calls.values())
+    assert calls["attack"] > calls["score"]
 
 
 def test_whole_chunks_after_the_one_that_compiles(traced, summary):
