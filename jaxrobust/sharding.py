@@ -76,7 +76,7 @@ def split(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
-def split_rows(tree: T, mesh: Mesh | None) -> T:
+def share_rows(tree: T, mesh: Mesh | None) -> T:
     """Inside jit: as `split_batch`, for rows that were gathered out of a batch, which
     would be copied to every device. Rows that do not divide evenly are left to the
     compiler, and all are without a mesh."""

@@ -63,8 +63,7 @@ def make_train_step(
 ) -> Step:
     """(state, batch, base_key) -> (state, metrics); nothing here depends on the
     method."""
-    craft = make_craft(objective, attack, options.accumulate)
-    craft = craft._replace(mesh=options.mesh)
+    craft = make_craft(objective, attack, options.accumulate, options.mesh)
     mean = registry.lookup("weight_norm", metrics.MEANS, options.weight_norm)
 
     def step(state: TrainState, batch: Batch, base_key: Array):
@@ -111,10 +110,13 @@ def plain_step(
     return make_train_step(model, tx, objective, attack, all_rows(), augment, options)
 
 
-def make_craft(objective: Objective, attack: Attack, slices: int) -> Craft:
-    """How a step of this objective attacks, so many slices of a batch in turn."""
+def make_craft(
+    objective: Objective, attack: Attack, slices: int, mesh: Mesh | None
+) -> Craft:
+    """How a step of this objective attacks, so many slices of a batch in turn; `mesh`
+    as in `StepOptions`."""
     wanted = attack if objective.inner is not None else None
-    return Craft(wanted, objective.target, slices)
+    return Craft(wanted, objective.target, slices, mesh)
 
 
 def make_program(steps: Mapping[float, Step], mesh: Mesh) -> "Program | SizedProgram":

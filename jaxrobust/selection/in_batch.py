@@ -53,7 +53,7 @@ class Craft(NamedTuple):
 
     def lay_out(self, rows: T) -> T:
         """Chosen rows, shared by the devices."""
-        return sharding.split_rows(rows, self.mesh)
+        return sharding.share_rows(rows, self.mesh)
 
     def __call__(self, keys: StepKeys, logits_fn: LogitsFn, batch: Batch) -> Array:
         """x_adv f32[B,H,W,C] of the whole batch."""

@@ -61,7 +61,7 @@ class Method:
     @property
     def craft(self) -> Craft:
         """How a step of it attacks."""
-        return make_craft(self.objective, self.attack, slices=1)
+        return make_craft(self.objective, self.attack, slices=1, mesh=None)
 
     @property
     def update_passes(self) -> float:

@@ -33,6 +33,7 @@ from jaxrobust.train_step import (
     Program,
     SizedProgram,
     StepOptions,
+    make_craft,
     make_program,
     make_train_step,
 )
@@ -213,7 +214,8 @@ class Trainer:
             # Of an adaptive method any size: all of its rows are attacked.
             select = next(iter(method.selection.selects.values()))
             slices = self.setup.config["train"]["accumulate"]
-            craft = method.craft._replace(slices=slices, mesh=self.setup.mesh)
+            attack = (method.objective, method.attack)
+            craft = make_craft(*attack, slices, self.setup.mesh)
 
             @jax.jit
             def run(logits_fn: LogitsFn, batch: Batch) -> Array:
