@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxrobust.models import winograd
 from jaxrobust.models.unit_stride import NHWC, convolve_unit_stride
 
 
@@ -108,6 +109,9 @@ def _weight_grad(x: Array, g: Array, geometry: Geometry) -> Array:
     """[B,H,W,I], [B,H',W',O] -> [h,w,I,O]."""
     if _pointwise(geometry):
         return jnp.einsum("bhwi,bhwo->io", _visited(x, geometry), g)[None, None]
+    if _three_by_three(geometry) and winograd.pays_by_weights(x, g):
+        pads = [(axis.before, axis.after) for axis in geometry]
+        return winograd.weight_grad_3x3(x, g, pads)
     pads = [
         (axis.before, axis.kernel - 1 + axis.reach - axis.size - axis.before)
         for axis in geometry
@@ -127,6 +131,10 @@ def _weight_grad(x: Array, g: Array, geometry: Geometry) -> Array:
 def _pointwise(geometry: Geometry) -> bool:
     """A 1x1 kernel without padding is a matrix product over channels."""
     return all((axis.kernel, axis.before, axis.after) == (1, 0, 0) for axis in geometry)
+
+
+def _three_by_three(geometry: Geometry) -> bool:
+    return all((axis.kernel, axis.stride) == (3, 1) for axis in geometry)
 
 
 def _visited(x: Array, geometry: Geometry) -> Array:

@@ -35,16 +35,16 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """The rows and the sizes of each kind: `batch` of a network; so many `rounds` of
-    `chunk` steps; `side` of the matrix product that floors go by; `pool` images to
-    score, `aa_images` to attack by `aa_version` within `aa_eps`, `certify_images` with
-    `n` draws each, `samples` images by `denoiser`; `attack_steps` of PGD while
-    scoring."""
+    """The rows and the sizes of each kind: `batch` of a network; so many `rounds`, each
+    of as many steps as `chunk` has for the kind; `side` of the matrix product that
+    floors go by; `pool` images to score, `aa_images` to attack by `aa_version` within
+    `aa_eps`, `certify_images` with `n` draws each, `samples` images by `denoiser`;
+    `attack_steps` of PGD while scoring."""
 
     rows: tuple[Row, ...]
     batch: dict[str, int]
     rounds: int
-    chunk: int
+    chunk: dict[str, int]
     side: int
     pool: int
     aa_images: int
@@ -67,6 +67,7 @@ FEW = ("channels_last", "usual")
 NARROW = "convolutions of 16 to 64 channels 76%, BatchNorm 12%"
 UPDATE = "backward convolutions of the update"
 GREEDY = "one pick after another; the products are a small part"
+STEPS = ("pgd_at", "trades", "nfgsm", "selection")
 UNET = {"name": "unet", "widths": (64, 128, 128), "num_blocks": 1, "attention": (2,)}
 CPU = Plan(
     rows=(
@@ -93,7 +94,7 @@ CPU = Plan(
     batch={"resnet18": 32, "resnet20": 64, "convnet": 64, "wrn28_2": 16}
     | {"convnet32": 50},
     rounds=3,
-    chunk=1,
+    chunk=dict.fromkeys(STEPS, 1) | {"nfgsm": 8},
     side=2048,
     pool=256,
     aa_images=30,
@@ -124,7 +125,7 @@ GPU = replace(
         Row("pgd_at", "resnet20", ("bf16", "usual_bf16"), precision="bf16"),
     ),
     batch={"resnet18": 512, "resnet20": 1024, "convnet": 1024, "wrn28_10": 128},
-    chunk=5,
+    chunk=dict.fromkeys(STEPS, 5),
     side=8192,
     pool=10_240,
     aa_images=256,
@@ -150,7 +151,7 @@ def shrunk(plan: Plan) -> Plan:
         rows=tuple(rows.values()),
         batch={"tiny": 4},
         rounds=1,
-        chunk=1,
+        chunk=dict.fromkeys(STEPS, 1),
         side=64,
         pool=8,
         aa_images=4,

@@ -43,26 +43,25 @@ def images_of(count: int) -> ImageSet:
 
 def training(row: Row, plan: Plan) -> Found:
     """A training step."""
-    data = random_batch(plan.batch[row.net])
+    data, chunk = random_batch(plan.batch[row.net]), plan.chunk[row.kind]
     dtype, given = DTYPES[row.precision], {"method": row.kind}
     makers = {
         "ours": lambda: step_jax.make_runner(
-            row.net, *data, plan.chunk, devices=jax.device_count(), dtype=dtype, **given
+            row.net, *data, chunk, devices=jax.device_count(), dtype=dtype, **given
         )
     }
     makers |= {form: _torch_step(row, plan, data, form, given) for form in row.peers}
     least = step_jax.make_method(row.kind).passes * forward_of(row.net, len(data[0]))
     what = f"step of {len(data[0])}"
-    return measure(row, plan, what, len(data[0]), least, makers, chunk=plan.chunk)
+    return measure(row, plan, what, len(data[0]), least, makers, chunk=chunk)
 
 
 def _torch_step(row, plan, data, form, given):
     def make():
         from tests.bench import step_torch
 
-        return step_torch.make_runner(
-            row.net, *data, plan.chunk, THREADS, form, **given
-        )
+        chunk = plan.chunk[row.kind]
+        return step_torch.make_runner(row.net, *data, chunk, THREADS, form, **given)
 
     return make
 
@@ -71,8 +70,9 @@ def selection(row: Row, plan: Plan) -> Found:
     """Half of a batch, chosen before the attack; against learning from all of it, and
     in PyTorch against choosing after the attack, as published."""
     data, dtype = random_batch(plan.batch[row.net]), DTYPES[row.precision]
+    chunk = plan.chunk[row.kind]
     ours = lambda spec: selecting.runner(
-        row.net, selecting.SPECS[spec], *data, dtype, plan.chunk
+        row.net, selecting.SPECS[spec], *data, dtype, chunk
     )
     makers = {"ours": lambda: ours("before (start)")}
     for peer in row.peers:
@@ -82,7 +82,7 @@ def selection(row: Row, plan: Plan) -> Found:
     passes = selecting.passes(spec, step_jax.NUM_STEPS, 3.0)
     least = passes * forward_of(row.net, len(data[0]))
     what = f"step of {len(data[0])}, half learnt"
-    return measure(row, plan, what, len(data[0]), least, makers, chunk=plan.chunk)
+    return measure(row, plan, what, len(data[0]), least, makers, chunk=chunk)
 
 
 def scoring(row: Row, plan: Plan) -> Found:

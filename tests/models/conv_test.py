@@ -162,6 +162,30 @@ def test_forms_for_few_and_many_cores_are_the_plain_one(cores, monkeypatch):
     assert sliced == (cores > 1), "a row too many is asked for, and dropped"
 
 
+@pytest.mark.parametrize("pads", (((1, 1), (1, 1)), ((0, 2), (2, 0)), ((0, 0), (1, 3))))
+def test_winograds_gradient_by_the_weights_is_the_plain_one(pads):
+    x = jnp.asarray(WIDE)
+    w = operands(3, (8, 8), (6, 5))[1]
+    y, pull = jax.vjp(lambda w: plain(x, w, (1, 1), pads), w)
+    g = jnp.asarray(np.random.default_rng(2).normal(size=y.shape), jnp.float32)
+    assert_same(winograd.weight_grad_3x3(x, g, pads), pull(g)[0])
+
+
+def test_derivatives_of_winograds_form_are_the_plain_ones(monkeypatch):
+    x, w = operands(3, (8, 8), (6, 5))
+    run = lambda f: jax.grad(lambda x, w: curve(f, x, w), (0, 1))(x, w)
+
+    def curve(f, x, w):
+        by_image, by_weights = jax.grad(lambda x, w: (f(x, w) ** 3).sum(), (0, 1))(x, w)
+        return (by_image**2).sum() + (by_weights**2).sum()
+
+    expected = run(lambda x, w: plain(x, w, (1, 1), "SAME"))
+    monkeypatch.setattr(winograd, "MIN_CHANNELS", 1)
+    monkeypatch.setattr(winograd, "MIN_PRODUCTS", 0)
+    assert winograd.pays_by_weights(x, plain(x, w, (1, 1), "SAME"))
+    assert_same(run(convolve), expected)
+
+
 def test_winograd_only_where_it_was_measured_to_pay():
     def pays(batch, size, channels, kernel=3, dtype=jnp.float32):
         x = jnp.zeros((batch, size, size, channels), dtype)
@@ -174,3 +198,13 @@ def test_winograd_only_where_it_was_measured_to_pay():
     assert not pays(1, 16, 128), "too small to earn its compilation"
     assert not pays(32, 15, 128) and not pays(32, 16, 128, kernel=5)
     assert not pays(32, 16, 128, dtype=jnp.bfloat16), "tiles lose digits"
+
+
+def test_winograd_for_weights_wants_more_tiles():
+    def pays(batch, size, channels):
+        x = jnp.zeros((batch, size, size, channels))
+        return winograd.pays_by_weights(x, x)
+
+    assert pays(32, 16, 128) and pays(16, 8, 256)
+    assert not pays(32, 4, 512), "16 results of 512 x 512 from 128 tiles"
+    assert not pays(32, 16, 64), "too few channels"
