@@ -94,7 +94,7 @@ CPU = Plan(
     batch={"resnet18": 32, "resnet20": 64, "convnet": 64, "wrn28_2": 16}
     | {"convnet32": 50},
     rounds=3,
-    chunk=dict.fromkeys(STEPS, 1) | {"nfgsm": 8},
+    chunk={"pgd_at": 2, "trades": 1, "nfgsm": 8, "selection": 1},
     side=2048,
     pool=256,
     aa_images=30,
