@@ -31,7 +31,7 @@ from jaxrobust.sharding import split_cpu
 from tests.bench.plan import CPU, GPU, Plan, Row, shrunk
 from tests.bench.timing import CLOCKS
 
-MINUTES = 12.0
+MINUTES = 15.0
 MARK = "<!-- written by python -m tests.bench --into -->"
 PRECISIONS = {"fp32": "highest", "tf32": "tensorfloat32", "bf16": "default"}
 
