@@ -8,16 +8,9 @@ from tests.bench import hlo_flops
 
 SHAPE, CLASSES = (6, 6, 3), 3
 # An update takes no gradient by the image through the first layer: a small share here.
-NET = convnet(
-    CLASSES,
-    (0.5,) * 3,
-    (0.25,) * 3,
-    widths=(8, 32, 32),
-    norm="batch",
-    pool="none",
-    head="mean",
-    conv="xla",
-)
+OPTIONS = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "widths": (8, 32, 32)}
+OPTIONS |= {"pool": "none", "head": "mean", "conv": "xla"}
+NET = convnet(CLASSES, **OPTIONS, norm="batch")
 VARIABLES = jax.eval_shape(lambda: init_variables(NET, SHAPE, jax.random.key(0)))
 
 
