@@ -5,6 +5,7 @@ The least is counted by hand, in forward passes of the batch: `Method.gradients`
 """
 
 import json
+from dataclasses import replace
 from functools import cache, partial
 
 import jax
@@ -15,11 +16,12 @@ pytest.importorskip("ml_collections", reason="recipes are ml_collections configs
 
 from configs import adversarial, coreset, data_selection, guard
 from jaxrobust import losses, optim, registry
+from jaxrobust.attacks.fast_lagrangian import fast_lagrangian
 from jaxrobust.attacks.pgd import pgd
 from jaxrobust.scores import SCORES
 from jaxrobust.selection import Frozen, ScoringPass, in_batch
 from jaxrobust.sharding import make_mesh
-from jaxrobust.state import bind, bind_features, create_state
+from jaxrobust.state import bind, bind_features, create_state, init_variables
 from jaxrobust.tasks.choices.gradients import GradientPass
 from jaxrobust.tasks.ranking import score_passes
 from jaxrobust.tasks.setup import build_method, build_setup
@@ -112,6 +114,18 @@ def test_slices_of_a_batch_take_no_more_than_the_whole():
     method = build_method("pgd_at", PGD, THREAT)
     (select,) = method.selection.selects.values()
     assert step_passes(method, select, slices=2) == within(method.gradients)
+
+
+def test_a_perceptual_step_does_no_arithmetic_in_vain():
+    """The image and the network's own answer once; a step goes forward and back through
+    the network and the features, and through these once more to find its length."""
+    steps, weights = 2, init_variables(NET, SHAPE, jax.random.key(1))
+    sight = bind(NET, weights, "running")
+    attack = fast_lagrangian(THREAT, losses.margin, 0.5, steps, False, sight)
+    method = replace(build_method("pgd_at", PGD, THREAT), attack=attack)
+    (select,) = method.selection.selects.values()
+    needed = 2 + steps * (2 + 2 + 1) + method.update_passes
+    assert step_passes(method, select) == within(needed)
 
 
 def pass_flops(program):
