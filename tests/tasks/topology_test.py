@@ -1,13 +1,7 @@
 """A run moves to other devices while it goes on: two processes of four devices are
 killed, one process of two finishes, and what one device would have chosen is chosen."""
 
-import json
-import os
 import re
-import signal
-import socket
-import subprocess
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +9,7 @@ import pytest
 
 from jaxrobust.selection import load_manifest
 from tests import runs
+from tests.groups import QUICK, kill_at, layouts, losses, start_group
 
 RUN = (
     "--config=configs/coreset.py:smoke",
@@ -26,8 +21,6 @@ RUN = (
     "--config.eval.attacks.cw.num_steps=3",
     "--config.train.checkpoint_every_steps=4",
 )
-QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-"""Compiles five times faster, what runs for a moment."""
 STAGE = "seed0/craig-50-equal-epochs"
 """It has 12 steps, chooses at 6, 8 and 10, and saves at 4, 8 and 12."""
 
@@ -40,49 +33,12 @@ def one_device(tmp_path_factory) -> Path:
     return workdir
 
 
-def start_group(workdir: Path) -> list[subprocess.Popen]:
-    """Two processes with four devices each."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    return [
-        runs.start(
-            *RUN,
-            f"--workdir={workdir}",
-            f"--coordinator=127.0.0.1:{port}",
-            "--num_processes=2",
-            f"--process_id={number}",
-            "--cpu_devices=4",
-            **QUICK,
-        )
-        for number in range(2)
-    ]
-
-
-def wait_for(checkpoint: Path, group: list[subprocess.Popen]) -> None:
-    """Until it is begun; then the one before is whole."""
-    deadline = time.monotonic() + 240
-    while not list(checkpoint.parent.glob(f"{checkpoint.name}*")):
-        assert time.monotonic() < deadline, checkpoint
-        for process in group:
-            assert process.poll() is None, runs.wait(process).stderr[-3000:]
-        time.sleep(0.01)
-
-
 @pytest.fixture(scope="module")
 def moved(tmp_path_factory) -> Path:
     """Killed when the second coreset is about to be chosen, then finished elsewhere."""
     workdir = tmp_path_factory.mktemp("moved") / "run"
-    group = start_group(workdir)
-    try:
-        wait_for(workdir / "checkpoints" / STAGE / "8", group)
-        for process in group:
-            os.kill(process.pid, signal.SIGKILL)
-        killed = [runs.wait(process).status for process in group]
-    finally:
-        for process in group:
-            process.kill()
-    assert killed == [-signal.SIGKILL] * 2
+    group = start_group(workdir, 4, *RUN)
+    kill_at(workdir / "checkpoints" / STAGE / "8", group)
     assert devices_of(workdir) == 8
     runs.run_process(workdir, *RUN, "--cpu_devices=2", **QUICK)
     return workdir
@@ -90,19 +46,9 @@ def moved(tmp_path_factory) -> Path:
 
 def devices_of(workdir: Path) -> int:
     """How many wrote the first checkpoint of `STAGE`."""
-    state = workdir / "checkpoints" / STAGE / "4" / "state"
-    (shape,) = {
-        tuple(json.loads(layout)["shape"])
-        for layout in json.loads((state / "_sharding").read_text()).values()
-    }
+    checkpoint = workdir / "checkpoints" / STAGE / "4"
+    (shape,) = {tuple(layout["shape"]) for layout in layouts(checkpoint)}
     return int(np.prod(shape))
-
-
-def losses(workdir: Path) -> dict[tuple[str, int], float]:
-    """By stage and step; after a resume the later line of a step counts."""
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    found = [line for line in map(json.loads, lines) if "loss" in line]
-    return {(line["stage"], line["step"]): line["loss"] for line in found}
 
 
 def test_it_goes_on_where_it_was_killed(moved):
