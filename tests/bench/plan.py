@@ -73,7 +73,7 @@ CPU = Plan(
     rows=(
         Row("pgd_at", "resnet20", FORMS, NARROW, RESNET),
         Row("pgd_at", "convnet", FORMS, "convolutions 70%, instance norm 20%"),
-        Row("trades", "resnet20", FORMS, "as PGD-AT, with 4 passes more", RESNET),
+        Row("trades", "resnet20", FORMS, "convolutions 76%, BatchNorm 12%", RESNET),
         Row("nfgsm", "resnet20", FORMS, f"{UPDATE} 42%, all convolutions 87%", RESNET),
         Row("nfgsm", "convnet", FORMS, f"{UPDATE} 25%, all convolutions 69%"),
         Row("scoring", "resnet20", FEW, "the attack: 20 passes of 22", RESNET),
@@ -89,7 +89,7 @@ CPU = Plan(
         ),
         Row("sampling", "unet", held="its arithmetic"),
         Row("pgd_at", "resnet18", FORMS, "convolutions 88%, near their floor", RESNET),
-        Row("pgd_at", "wrn28_2", FEW, "as ResNet-18", RESNET),
+        Row("pgd_at", "wrn28_2", FEW, "convolutions 85%, BatchNorm 8%", RESNET),
     ),
     batch={"resnet18": 32, "resnet20": 64, "convnet": 64, "wrn28_2": 16}
     | {"convnet32": 50},
