@@ -9,8 +9,8 @@ tiles they are 16 matrix products [tiles, I] x [I, O], the form XLA:CPU runs bes
 A hold only 0, 1 and -1, G also 1/2, so the result is as exact as the direct sum
 (relative error 1e-6). G w G^T does not depend on the image: an attack computes it once.
 
-Y is linear in w, so its gradient g by w has 16 products in place of 36 as well: with g
-in the same 2x2 blocks,
+Y is linear in w, so the gradient by w has 16 products in place of 36 as well: with g,
+the gradient by Y, in the same 2x2 blocks,
 
     dw = G^T [ sum over tiles of (B^T d B) * (A g A^T) ] G,
 
