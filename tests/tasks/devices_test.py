@@ -1,12 +1,12 @@
 """One program on any number of devices and processes."""
 
 import json
-import socket
 
 import numpy as np
 import pytest
 
 from tests import runs
+from tests.groups import start_group
 
 CONFIG = (
     "--config=configs/adversarial.py:smoke",
@@ -55,21 +55,7 @@ def test_a_batch_that_does_not_divide_is_refused(tmp_path):
 def test_two_processes_form_one_group(one_device, tmp_path):
     """Each reads its own rows of the images, which one device holds all of."""
     workdir = tmp_path / "run"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    group = [
-        runs.start(
-            *CONFIG,
-            "--config.train.device_gb=0.0",
-            f"--workdir={workdir}",
-            f"--coordinator=127.0.0.1:{port}",
-            "--num_processes=2",
-            f"--process_id={number}",
-            XLA_FLAGS=DEVICES.format(2),
-        )
-        for number in range(2)
-    ]
+    group = start_group(workdir, 2, *CONFIG, "--config.train.device_gb=0.0")
     try:
         lead, other = (runs.wait(process, timeout=240) for process in group)
     finally:
